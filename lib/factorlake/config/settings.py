@@ -1,0 +1,388 @@
+"""The settings of every job: frozen, checked when made, with the meaning under each field.
+
+docs/configuration.md is generated from these classes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from factorlake.errors import ConfigError
+
+SHARED_TABLES = (
+    "raw_events",
+    "ingest_ledger",
+    "quarantine",
+    "interactions",
+    "users",
+    "items",
+    "user_attributes",
+    "item_attributes",
+    "runs",
+    "validation_results",
+)
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class IngestSettings(Section):
+    """How files become raw_events."""
+
+    format: Literal["auto", "csv", "json", "parquet", "delta"] = "auto"
+    """Format of the input. auto goes by the file's ending: .csv .tsv .json .jsonl .ndjson .parquet, each also with .gz."""
+    pattern: str = "*"
+    """Glob that a file's path inside the input folder must match."""
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """CSV: the character between fields."""
+    quote: str = Field(default='"', min_length=1, max_length=1)
+    """CSV: the character around a field that holds a delimiter, a quote or a line end."""
+    header: bool = True
+    """CSV: the first record of each file names the columns. Without it `column_names` must."""
+    column_names: list[str] = []
+    """CSV without a header: the columns in order."""
+    encoding: str = "utf-8"
+    """Encoding of text files. Bytes that do not fit it are kept as U+FFFD and the record is marked."""
+    max_file_bytes: int = Field(default=1 << 30, gt=0)
+    """A text file larger than this (as stored) is refused: split it."""
+    on_unreadable: Literal["refuse", "skip"] = "refuse"
+    """A file that cannot be read to its end: refuse ends the job with exit 3 and takes no file of the batch; skip
+    leaves it out, tells so in the ledger and tries it again next time."""
+
+
+class EventColumns(Section):
+    """Which raw column holds which part of an event."""
+
+    user_id: str = "user_id"
+    """Column of the user's id."""
+    item_id: str = "item_id"
+    """Column of the item's id."""
+    event_type: str | None = None
+    """Column of the event's type; none: every event has `default_type`."""
+    value: str | None = None
+    """Column of the value (a rating, a count, a quantity); none: 1."""
+    event_time: str | None = "event_time"
+    """Column of the time; none: events carry no time (then no split by time and no holdout)."""
+
+
+class RowRule(Section):
+    """One rule that each row must keep; a row that breaks it goes to quarantine with the rule's name as reason."""
+
+    name: str
+    """The reason written into quarantine."""
+    type: Literal["required", "range", "one_of", "not_one_of", "matches", "not_matches", "max_length", "sql"]
+    """Kind of rule. All but required and sql let an absent value pass."""
+    column: str | None = None
+    """A raw column, or one of user_id, item_id, event_type, value, event_time after mapping. Not for sql."""
+    min: float | str | None = None
+    """range: least value allowed (a number; for event_time a timestamp)."""
+    max: float | str | None = None
+    """range: greatest value allowed."""
+    above: float | None = None
+    """range: value must be greater than this."""
+    values: list[str] = []
+    """one_of, not_one_of: the values."""
+    pattern: str | None = None
+    """matches, not_matches: a regular expression, searched anywhere in the text."""
+    length: int | None = None
+    """max_length: most characters allowed."""
+    condition: str | None = None
+    """sql: a boolean expression over an allow-list of functions; the row is refused where it is not true."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not NAME.match(name):
+            raise ValueError("must be letters, digits and _, starting with a letter")
+        return name
+
+    @model_validator(mode="after")
+    def _has_what_its_type_needs(self) -> RowRule:
+        needs = {
+            "one_of": self.values,
+            "not_one_of": self.values,
+            "matches": self.pattern,
+            "not_matches": self.pattern,
+            "max_length": self.length,
+            "sql": self.condition,
+        }
+        if self.type in needs and not needs[self.type]:
+            field = {"max_length": "length", "sql": "condition"}.get(
+                self.type, "values" if "one_of" in self.type else "pattern"
+            )
+            raise ValueError(f"rule {self.name!r} of type {self.type} needs `{field}`")
+        if self.type == "range" and self.min is None and self.max is None and self.above is None:
+            raise ValueError(f"rule {self.name!r} of type range needs `min`, `max` or `above`")
+        if self.type != "sql" and self.column is None:
+            raise ValueError(f"rule {self.name!r} needs `column`")
+        return self
+
+
+class EventSettings(Section):
+    """How a raw record reads as an event."""
+
+    columns: EventColumns = EventColumns()
+    default_type: str = "event"
+    """Event type where there is no column for it."""
+    types: list[str] = []
+    """Event types that are known; others are refused as unknown_event_type. Empty: any type."""
+    trim_ids: bool = True
+    """Leave out white space around ids."""
+    integral_float_ids: bool = False
+    """Read an id such as 17850.0 as 17850 (a whole number that passed through a float column)."""
+    time_formats: list[str] = ["iso"]
+    """Formats tried in order: iso, epoch_s, epoch_ms, or a Spark pattern such as yyyy-MM-dd HH:mm:ss."""
+    zone: str | None = None
+    """Zone of times that carry none. A format without a zone needs it."""
+    earliest: str | None = "1990-01-01T00:00:00Z"
+    """An event before this is refused as impossible_time."""
+    latest: str | None = None
+    """An event after this is refused as impossible_time."""
+    event_key: list[str] = []
+    """Mapped columns whose equal values mean one event: only the survivor (latest time, then greatest event id) is
+    accepted, the others count as superseded. Empty: only exact copies are removed."""
+    value_range: tuple[float | None, float | None] = (None, None)
+    """Least and greatest value allowed."""
+
+
+class GateSettings(Section):
+    """When a batch is refused as a whole."""
+
+    max_quarantined_share: Share = 0.5
+    """A batch with a larger share of refused rows (of all but duplicates) is refused."""
+    min_rows: int = Field(default=1, ge=0)
+    """A batch with fewer input rows is refused."""
+    history: bool = True
+    """Also refuse a batch whose quarantined share is out of line with the log's own history (robust z over past batches)."""
+    history_runs: int = Field(default=7, ge=3)
+    """Fewest past batches before the history has a say."""
+    history_z: Positive = 6.0
+    """Robust z (distance from the median over 1.4826 times the median absolute deviation) from which it refuses."""
+    history_floor: Share = 0.05
+    """Least distance from the median share that counts as out of line, however steady the past."""
+
+
+class ValidateSettings(Section):
+    """Rules, gate and Great Expectations."""
+
+    rules: list[RowRule] = []
+    """Row rules beside the built-in ones (ids present, value a finite number, time readable, record whole)."""
+    gate: GateSettings = GateSettings()
+    expectations: str | None = None
+    """Name of a suite in conf/expectations (or a path to one), run on the accepted rows; none: Great Expectations is not loaded."""
+    data_docs: bool = False
+    """Also write Great Expectations' data docs beside the report."""
+
+
+class AttributeSource(Section):
+    """Where names and attributes of one side come from."""
+
+    source: Literal["files", "events"] = "files"
+    """files: a folder or file of its own; events: the columns of the log's accepted rows, the most frequent value of each."""
+    input: str | None = None
+    """files: where they are."""
+    columns: dict[str, str] = {}
+    """id, name, category, segment, available_from, available_to → raw column. Columns not named here become features."""
+    features: list[str] = []
+    """Raw columns kept in the features map."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> AttributeSource:
+        if self.source == "files" and not self.input:
+            raise ValueError("attributes from files need `input`")
+        known = {"id", "name", "category", "segment", "available_from", "available_to"}
+        unknown = set(self.columns) - known
+        if unknown:
+            raise ValueError(f"unknown attribute {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+        return self
+
+
+class AttributesSettings(Section):
+    """Attributes of users and items; a side that is not named has none."""
+
+    users: AttributeSource | None = None
+    items: AttributeSource | None = None
+
+
+class SelectSettings(Section):
+    """The part of the shared log that this recommender looks at."""
+
+    event_types: list[str] = []
+    """Only these event types; empty: all."""
+    window_days: Positive | None = None
+    """Only events at most this many days older than the newest event."""
+    min_value: float | None = None
+    """Only events with at least this value (for ratings read as implicit feedback)."""
+
+
+class EarlyStopping(Section):
+    """When training ends before its last epoch."""
+
+    metric: Literal["objective", "ndcg@10", "rmse"] = "objective"
+    """objective: the training objective; ndcg@10 and rmse: on the holdout (needs one)."""
+    tolerance: NotNegative = 1e-4
+    """Least relative gain of one epoch that counts as progress."""
+    patience: int = Field(default=1, ge=1)
+    """Epochs without progress before training stops."""
+
+
+class TrainSettings(Section):
+    """The model and how it is trained. docs/math.md has the objective these names stand for."""
+
+    objective: Literal["implicit", "explicit"] = "implicit"
+    """implicit: weighted all-pairs loss; explicit: observed ratings only."""
+    rank: int = Field(default=32, ge=1, le=4096)
+    """Length k of the factor vectors."""
+    regularization: Positive = 0.01
+    """λ of the ridge."""
+    frequency_exponent: NotNegative = 1.0
+    """ν: the ridge of a row is scaled by (n + κ·n_other)^ν."""
+    frequency_offset: NotNegative | None = None
+    """κ; none: the unobserved weight (modern iALS), and 0 where `alpha` is given or the objective is explicit."""
+    unobserved_weight: NotNegative = 0.1
+    """α0: weight of every pair in the implicit objective. Hu-Koren-Volinsky and Spark: 1."""
+    alpha: Positive | None = None
+    """α of Hu-Koren-Volinsky: confidence 1 + α|r|. None: modern iALS, weight r on observed pairs with target 1."""
+    biases: bool = True
+    """Explicit: global mean, user and item biases, solved jointly with the factors."""
+    bias_regularization: Positive = 5.0
+    """λ_b: ridge of a bias, not scaled by the row's count."""
+    epochs: int = Field(default=16, ge=1)
+    """Most epochs (each one user and one item half step)."""
+    init_scale: Positive = 0.1
+    """Standard deviation of the initial factors times √rank."""
+    solver: Literal["auto", "cg", "exact"] = "auto"
+    """Row solver. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
+    cg_steps: int = Field(default=2, ge=1, le=64)
+    """Conjugate-gradient steps per row and half step."""
+    plan: Literal["auto", "local", "broadcast"] = "auto"
+    """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side."""
+    threads: int = Field(default=0, ge=0)
+    """Threads of the local plan; 0: as many as Spark has slots on this machine."""
+    event_weights: dict[str, float] = {}
+    """Weight of one event by its type (times its value where `use_value`); types not named weigh 1."""
+    use_value: bool = False
+    """Multiply an event's weight by its value. Explicit always reads the value as the rating."""
+    combine: Literal["sum", "max", "last", "mean", "count"] = "sum"
+    """How the events of one pair become one rating r."""
+    value_scaling: Literal["linear", "log"] = "linear"
+    """log: r becomes log(1 + |r|) with r's sign."""
+    holdout_days: NotNegative | None = None
+    """Y is trained on events older than this before the newest event, so that it can be judged on the rest; none: on all."""
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    """None: always run all epochs."""
+
+
+class EvaluateSettings(Section):
+    """How a candidate is judged."""
+
+    split: Literal["time", "leave_last_out", "hash"] = "time"
+    """time: events after the model's cut-off; leave_last_out and hash train a model of their own on the rest."""
+    test_share: Share = 0.2
+    """hash: share of pairs held out."""
+    k: int = Field(default=10, ge=1)
+    """Length of the lists that are judged."""
+    max_users: int = Field(default=100_000, ge=1)
+    """Most held-out users judged, chosen by hash."""
+    margin: NotNegative = 0.01
+    """A candidate is worse when the lower confidence bound of the paired per-user difference is under −margin."""
+
+
+class RecommendSettings(Section):
+    """The lists."""
+
+    k: int = Field(default=10, ge=1, le=10_000)
+    """Items per user."""
+    seen: Literal["exclude", "keep"] = "exclude"
+    """exclude: an item the user has an event with is never recommended to that user."""
+    seen_event_types: list[str] = []
+    """Only events of these types make an item seen; empty: all types of the log."""
+
+
+class PublishSettings(Section):
+    """What goes live."""
+
+    slot: str = "live"
+    """Slot to publish into."""
+    gate: bool = True
+    """Refuse a candidate that is worse than the published model (see evaluate.margin)."""
+
+    @field_validator("slot")
+    @classmethod
+    def _slot_is_a_name(cls, slot: str) -> str:
+        if not NAME.match(slot):
+            raise ValueError("must be letters, digits and _, starting with a letter")
+        return slot
+
+
+class SparkSettings(Section):
+    """The Spark session, where factorlake starts it (spark-submit's own settings win)."""
+
+    master: str | None = None
+    """Master URL; none: spark-submit's, else local[*]."""
+    driver_memory: str | None = None
+    """Memory of the driver's JVM; none: spark-submit's, else 4g."""
+    shuffle_partitions: int | None = Field(default=None, ge=1)
+    """Shuffle partitions; none: twice the cores for a local master, else Spark's own."""
+    conf: dict[str, str] = {}
+    """Further Spark settings."""
+
+
+class DemoSettings(Section):
+    """The embedded log: a music service with planted tastes. Only conf/base/demo.yaml sets it."""
+
+    listeners: int = Field(default=1000, ge=10)
+    tracks: int = Field(default=500, ge=10)
+    days: int = Field(default=5, ge=2)
+    seed: int = 20
+
+
+class Settings(Section):
+    """All settings of one recommender over one lake."""
+
+    root: str = "lake"
+    """Folder (or URI) that holds every table."""
+    recommender: str = "main"
+    """Name of this recommender: its own tables lie in root/recommender."""
+    input: str | None = None
+    """The log: a file, a folder, or a Delta table."""
+    seed: int = Field(default=7, ge=0)
+    """Seed of everything random."""
+    report_users: int = Field(default=5, ge=0)
+    """Users shown by name of their items in the report and at the end of a run."""
+    ingest: IngestSettings = IngestSettings()
+    events: EventSettings = EventSettings()
+    validation: ValidateSettings = Field(default=ValidateSettings(), alias="validate")
+    attributes: AttributesSettings = AttributesSettings()
+    select: SelectSettings = SelectSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    recommend: RecommendSettings = RecommendSettings()
+    publish: PublishSettings = PublishSettings()
+    spark: SparkSettings = SparkSettings()
+    demo: DemoSettings | None = None
+
+    @field_validator("recommender")
+    @classmethod
+    def _recommender_is_free(cls, name: str) -> str:
+        if not NAME.match(name):
+            raise ValueError("must be letters, digits and _, starting with a letter")
+        if name in SHARED_TABLES:
+            raise ValueError(f"{name!r} is the name of a shared table; choose another")
+        return name
+
+    def require_input(self) -> str:
+        if not self.input:
+            raise ConfigError("no input is set: give `input: PATH` in the conf file, or --set input=PATH")
+        return self.input

@@ -1,0 +1,60 @@
+"""Where every table lies."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from factorlake.config.settings import SHARED_TABLES
+from factorlake.errors import ConfigError
+
+RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation")
+PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
+CANDIDATE_TABLES = ("factors", "lists", "rating_blocks")
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The paths of one recommender's tables under one root."""
+
+    root: str
+    recommender: str
+
+    @staticmethod
+    def at(root: str, recommender: str) -> Lake:
+        """A lake at ``root``; a path without a scheme is made absolute, since Delta names tables by absolute path."""
+        return Lake(root.rstrip("/") if "://" in root else os.path.abspath(root), recommender)
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.root
+
+    def shared(self, table: str) -> str:
+        if table not in SHARED_TABLES:
+            raise ConfigError(f"{table!r} is no shared table; those are {', '.join(SHARED_TABLES)}")
+        return f"{self.root}/{table}"
+
+    def own(self, table: str) -> str:
+        if table not in RECOMMENDER_TABLES:
+            raise ConfigError(f"{table!r} is no table of a recommender; those are {', '.join(RECOMMENDER_TABLES)}")
+        return f"{self.root}/{self.recommender}/{table}"
+
+    def candidate(self, version: str, table: str) -> str:
+        if table not in CANDIDATE_TABLES or not VERSION.match(version):
+            raise ConfigError(f"no candidate table {table!r} of model {version!r}")
+        return f"{self.root}/{self.recommender}/candidates/{version}/{table}"
+
+    def exchange(self, version: str) -> str:
+        """Folder for factors on their way between driver and workers while a run lasts."""
+        return f"{self.root}/{self.recommender}/candidates/{version}/exchange"
+
+    def published(self, table: str, slot: str) -> str:
+        if table not in PUBLISHED_TABLES:
+            raise ConfigError(f"{table!r} is no published table; those are {', '.join(PUBLISHED_TABLES)}")
+        base = f"{self.root}/{self.recommender}"
+        return f"{base}/{table}" if slot == "live" else f"{base}/slots/{slot}/{table}"
+
+    def reports(self) -> str:
+        return f"{self.root}/{self.recommender}/reports"

@@ -1,0 +1,326 @@
+"""The schema of every table, with a comment for each table and column.
+
+One text a table, one line a column: ``name type: comment``. The version of a
+table's schema is raised with every change and stands in each column's metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    BooleanType,
+    DataType,
+    DoubleType,
+    FloatType,
+    IntegerType,
+    LongType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+SCHEMA_VERSION = 1
+
+# Spark's own DDL parser needs a running session, which reading a schema must not.
+_TYPES: dict[str, DataType] = {
+    "string": StringType(),
+    "int": IntegerType(),
+    "bigint": LongType(),
+    "float": FloatType(),
+    "double": DoubleType(),
+    "boolean": BooleanType(),
+    "timestamp": TimestampType(),
+    "binary": BinaryType(),
+    "array<string>": ArrayType(StringType()),
+    "array<float>": ArrayType(FloatType(), containsNull=False),
+    "map<string,string>": MapType(StringType(), StringType()),
+    "map<string,bigint>": MapType(StringType(), LongType()),
+    "map<string,double>": MapType(StringType(), DoubleType()),
+}
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """A table's purpose and columns."""
+
+    name: str
+    comment: str
+    fields: StructType
+
+
+def _table(name: str, comment: str, columns: str) -> TableSchema:
+    fields = []
+    for line in columns.strip().splitlines():
+        declaration, _, column_comment = line.strip().partition(": ")
+        column, _, kind = declaration.partition(" ")
+        metadata = {"comment": column_comment, "schema_version": SCHEMA_VERSION}
+        fields.append(StructField(column, _TYPES[kind], True, metadata))
+    return TableSchema(name, comment, StructType(fields))
+
+
+_TABLES = [
+    _table(
+        "raw_events",
+        "One input record as it arrived; append-only, each record of each file once.",
+        """
+        batch string: Batch that brought the record.
+        file string: File (or Delta table) it came from.
+        position bigint: Number of the record in its file, from 0 (a Delta source: from its own order).
+        raw string: The record's text as it stood in the file.
+        fields map<string,string>: Its fields as text; null when the record could not be split into fields.
+        defect string: Why the record could not be read whole, or null.
+        event_id string: 128-bit hash of the fields' names and values (of the raw text when broken); exact copies share it.
+        ingested_at timestamp: When it was read.
+        run_id string: Run that read it.
+        """,
+    ),
+    _table(
+        "ingest_ledger",
+        "One outcome of one file; the latest row of a file holds.",
+        """
+        batch string: Batch the file belongs to.
+        file string: The file (or Delta table).
+        size bigint: Its bytes.
+        modified_at timestamp: Its time of change.
+        content_hash string: SHA-256 of its bytes (a Delta source: its version).
+        outcome string: planned, ingested, duplicate, empty or unreadable.
+        records bigint: Records read from it.
+        detail string: What went wrong, or null.
+        recorded_at timestamp: When this row was written.
+        run_id string: Run that wrote it.
+        """,
+    ),
+    _table(
+        "quarantine",
+        "One refused record with every reason.",
+        """
+        event_id string: As in raw_events.
+        batch string: Batch of the record.
+        file string: File it came from.
+        position bigint: Number of the record in its file.
+        raw string: The record's text.
+        reasons array<string>: Names of the rules it breaks, sorted.
+        rules_hash string: Hash of the rules that refused it.
+        refused_at timestamp: When.
+        run_id string: Run that refused it.
+        """,
+    ),
+    _table(
+        "interactions",
+        "One accepted event.",
+        """
+        user_id string: The user, as the log names it.
+        item_id string: The item, as the log names it.
+        event_type string: Kind of event.
+        value double: Rating, count or quantity; 1 where the log has none.
+        event_time timestamp: When it happened, UTC; null where the log has no time.
+        event_id string: As in raw_events.
+        batch string: Batch that brought it.
+        arrival timestamp: When it was accepted.
+        rules_hash string: Hash of the rules that accepted it.
+        run_id string: Run that accepted it.
+        """,
+    ),
+    _table(
+        "users",
+        "One user id and its dense index; an index is never given twice.",
+        """
+        id string: The id, as the log names it.
+        index bigint: Dense index from 0.
+        run_id string: Run that added it.
+        """,
+    ),
+    _table(
+        "items",
+        "One item id and its dense index; an index is never given twice.",
+        """
+        id string: The id, as the log names it.
+        index bigint: Dense index from 0.
+        run_id string: Run that added it.
+        """,
+    ),
+    *(
+        _table(
+            f"{side}_attributes",
+            f"What is known of one {side} beside its events.",
+            """
+            id string: The id, as the log names it.
+            name string: Name to show.
+            category string: Category, genre or kind.
+            segment string: Segment for slices and fall-backs.
+            features map<string,string>: Further attributes as text.
+            available_from timestamp: Not to be recommended before this; null: no bound.
+            available_to timestamp: Not to be recommended after this; null: no bound.
+            run_id string: Run that wrote it.
+            """,
+        )
+        for side in ("user", "item")
+    ),
+    _table(
+        "runs",
+        "One state of one job run; the latest row of a run holds.",
+        """
+        run_id string: The run.
+        job string: Verb of the job.
+        recommender string: Recommender it worked for.
+        state string: running, done, nothing, refused, failed or aborted.
+        exit_code int: Exit code of the process; null while it runs.
+        reason string: One line that tells why it ended as it did.
+        started_at timestamp: Start.
+        finished_at timestamp: End; null while it runs.
+        seconds double: Length.
+        counts map<string,bigint>: Row counts.
+        versions map<string,bigint>: Delta versions read and written, by table.
+        model_version string: Model it made, judged or published; or null.
+        settings string: The resolved settings as JSON.
+        """,
+    ),
+    _table(
+        "validation_results",
+        "One figure of one batch; its history feeds the gate.",
+        """
+        batch string: The batch.
+        rule string: Rule or metric.
+        kind string: count, share, gate or expectation.
+        value double: The figure (rows that broke the rule, a share, 1 or 0 for passed).
+        success boolean: Whether it passed; null where there is nothing to pass.
+        detail string: Figures behind it, or null.
+        recorded_at timestamp: When.
+        run_id string: Run that measured it.
+        """,
+    ),
+    _table(
+        "models",
+        "One state of one model version; the latest row of a version holds.",
+        """
+        model_version string: The version: date of the newest event and a hash of input, settings and seed.
+        state string: trained, evaluated, scored, published or refused.
+        objective string: implicit or explicit.
+        rank int: Length of the factors.
+        settings string: Training settings as JSON.
+        seed bigint: Seed.
+        n_users bigint: Users in training.
+        n_items bigint: Items in training.
+        n_observed bigint: Pairs in training.
+        mean double: μ of the explicit objective; 0 for implicit.
+        gram binary: Gram matrix of the item factors, rank × rank float64, row by row.
+        as_of timestamp: Newest event of the pinned input.
+        cutoff timestamp: Training used events up to this; later ones judge it. Null: all events were used.
+        interactions_version bigint: Delta version of interactions it read.
+        fingerprint string: Hash of the events it read, whatever their order.
+        epochs int: Epochs of the kept state.
+        loss double: Objective of the kept state.
+        metrics map<string,double>: Figures of its evaluation.
+        recorded_at timestamp: When this row was written.
+        run_id string: Run that wrote it.
+        """,
+    ),
+    _table(
+        "publications",
+        "One publish; the Delta version of each table that belongs together.",
+        """
+        slot string: Slot.
+        model_version string: Model published.
+        versions map<string,bigint>: Delta version of each published table.
+        as_of timestamp: Newest event of the model's input.
+        lease bigint: Number of the lease under which it was written.
+        published_at timestamp: When.
+        run_id string: Run that published it.
+        """,
+    ),
+    _table(
+        "training_trace",
+        "One half step of one training run.",
+        """
+        model_version string: The model.
+        epoch int: Epoch from 1; 0 is the start.
+        side string: Side that was solved: user or item.
+        state string: Which state the loss describes: before or after the half step.
+        loss double: The training objective.
+        observed_loss double: Its part over observed pairs.
+        regularization_loss double: Its ridge.
+        metric_name string: Held-out metric, or null.
+        metric double: Its value after the epoch, or null.
+        seconds double: Length of the half step.
+        plan string: Plan that ran it.
+        solver string: Solver that ran it.
+        run_id string: Run that trained it.
+        """,
+    ),
+    _table(
+        "evaluation",
+        "One metric of one model on one split, baselines beside it.",
+        """
+        model_version string: The model under judgement.
+        split string: time, leave_last_out or hash.
+        name string: model, popularity, biases, mean or live (the published model on the same users).
+        metric string: Metric with its cut-off, such as ndcg@10.
+        value double: Mean over users (RMSE, MAE: over pairs).
+        lower double: Lower end of the 95 % confidence interval over users.
+        upper double: Upper end.
+        n bigint: Users (or pairs) judged.
+        recorded_at timestamp: When.
+        run_id string: Run that judged it.
+        """,
+    ),
+    _table(
+        "factors",
+        "Factors of a model that is not published yet, both sides.",
+        """
+        side string: user or item.
+        id string: The id, as the log names it.
+        factor array<float>: The factor vector.
+        bias float: Bias; 0 for implicit.
+        norm float: Euclidean norm of the factor.
+        n_observed bigint: Pairs behind it.
+        """,
+    ),
+    _table(
+        "lists",
+        "Lists of a model that is not published yet.",
+        """
+        user_id string: The user.
+        rank int: 1 is best.
+        item_id string: The item.
+        score float: x·y, plus the biases and the mean for explicit.
+        source string: model, or popularity where the model knows nothing of the user.
+        """,
+    ),
+    *(
+        _table(
+            f"{side}_factors",
+            f"Published factors of one {side}.",
+            f"""
+            {side}_id string: The {side}, as the log names it.
+            factor array<float>: The factor vector.
+            bias float: Bias; 0 for implicit.
+            norm float: Euclidean norm of the factor.
+            n_observed bigint: Pairs behind it.
+            model_version string: Model it belongs to.
+            as_of timestamp: Newest event of that model's input.
+            """,
+        )
+        for side in ("user", "item")
+    ),
+    _table(
+        "recommendations",
+        "Published lists, one row a rank.",
+        """
+        user_id string: The user.
+        rank int: 1 is best.
+        item_id string: The item.
+        item_name string: Its name, where the attributes have one.
+        score float: x·y, plus the biases and the mean for explicit.
+        source string: model, or popularity where the model knows nothing of the user.
+        model_version string: Model that made the list.
+        as_of timestamp: Newest event of that model's input.
+        """,
+    ),
+]
+
+SCHEMAS: dict[str, TableSchema] = {table.name: table for table in _TABLES}
