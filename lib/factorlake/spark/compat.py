@@ -1,0 +1,54 @@
+"""The few calls that differ between classic Spark, spark-submit and a platform's ready session."""
+
+from __future__ import annotations
+
+import os
+
+from pyspark.sql import DataFrame, SparkSession
+
+
+def under_spark_submit() -> bool:
+    """Whether spark-submit started this process, and so its JVM and settings, before our code ran."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def submitted_settings() -> dict[str, str]:
+    """The settings spark-submit was given; empty outside spark-submit."""
+    if not under_spark_submit():
+        return {}
+    from pyspark import SparkConf
+
+    return dict(SparkConf().getAll())
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Whether the session speaks Spark Connect, which has no context and no executors to ask."""
+    return "connect" in type(spark).__module__
+
+
+def task_slots(spark: SparkSession) -> int:
+    """How many tasks run at once; at least 1."""
+    if is_connect(spark):
+        return max(1, int(spark.conf.get("spark.default.parallelism", None) or os.cpu_count() or 1))
+    return max(1, spark.sparkContext.defaultParallelism)
+
+
+def name_jobs(spark: SparkSession, description: str) -> None:
+    """Show ``description`` beside the jobs that follow in Spark's own pages, where the session can."""
+    if not is_connect(spark):
+        spark.sparkContext.setJobDescription(description)
+
+
+def keep(frame: DataFrame) -> DataFrame:
+    """Cache a frame that several actions read, where the session can; otherwise it is computed again."""
+    try:
+        return frame.persist()
+    except Exception as error:  # serverless compute refuses with an error of its own kind
+        if "PERSIST" in str(error).upper() or "NOT_SUPPORTED" in str(error).upper():
+            return frame
+        raise
+
+
+def release(frame: DataFrame) -> None:
+    """Give up what `keep` cached."""
+    frame.unpersist()

@@ -1,0 +1,92 @@
+"""Open the Spark session every job uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+import factorlake
+from factorlake.config.settings import SparkSettings
+from factorlake.spark.compat import submitted_settings, under_spark_submit
+
+DELTA = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+# Delta's own defaults are made for thousands of files and cost seconds on every small commit.
+SMALL_TABLES = {
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
+    "spark.databricks.delta.stats.collect": "true",
+}
+
+# Recomputed shuffles whose contents differ are noticed and their readers run again.
+SAFE_RECOMPUTE = {
+    "spark.sql.shuffle.orderIndependentChecksum.enabled": "true",
+    "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": "true",
+}
+
+
+def package_folder() -> str:
+    """Folder that must be on a worker's path so that it can import this package."""
+    return str(Path(factorlake.__file__).resolve().parent.parent)
+
+
+def is_packaged() -> bool:
+    """Whether workers import this package from an environment (installed), not from a shipped zip."""
+    return os.path.isdir(package_folder())
+
+
+def session_settings(settings: SparkSettings) -> dict[str, str]:
+    """All Spark settings of a session that we start, before spark-submit's own are laid over them."""
+    master = settings.master or "local[*]"
+    chosen = {
+        **DELTA,
+        **SMALL_TABLES,
+        **SAFE_RECOMPUTE,
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+        "spark.driver.maxResultSize": "0",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.python.unix.domain.socket.enabled": "true",
+        "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+        "spark.executorEnv.OMP_NUM_THREADS": "1",
+        "spark.driver.memory": settings.driver_memory or "4g",
+        "spark.master": master,
+    }
+    if is_packaged():
+        chosen["spark.executorEnv.PYTHONPATH"] = package_folder()
+    if settings.shuffle_partitions:
+        chosen["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
+    elif master.startswith("local"):
+        chosen["spark.sql.shuffle.partitions"] = str(2 * (os.cpu_count() or 1))
+    chosen.update(settings.conf)
+    return chosen
+
+
+def open_session(settings: SparkSettings, name: str = "factorlake") -> SparkSession:
+    """Return the running session, or start one that knows Delta.
+
+    A session that the platform already started is taken as it is. Under spark-submit its settings win over ours.
+    Workers run the driver's Python unless PYSPARK_PYTHON says otherwise.
+    """
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    # Loopback keeps a local session working on machines whose host name does not resolve.
+    if (settings.master or "local").startswith("local") and not under_spark_submit():
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    given = submitted_settings()
+    builder = SparkSession.builder.appName(given.get("spark.app.name", name))
+    for key, value in session_settings(settings).items():
+        if key not in given:
+            builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark

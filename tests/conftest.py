@@ -1,0 +1,37 @@
+"""Fixtures that every test folder shares. One Spark session serves all Spark tests of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator:
+    from factorlake.config.settings import SparkSettings
+    from factorlake.spark.session import open_session
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    session = open_session(
+        SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2), name="factorlake-tests"
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake_root(tmp_path: Path) -> str:
+    return str(tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder with the public data sets, named by FACTORLAKE_DATA."""
+    folder = os.environ.get("FACTORLAKE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FACTORLAKE_DATA does not name a folder with the public data sets")
+    return Path(folder)
