@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError, FactorlakeError
-from factorlake.tables.schemas import TableSchema
+from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
 
 
 
@@ -79,6 +80,28 @@ def conform(frame: DataFrame, schema: TableSchema) -> DataFrame:
     )
 
 
+def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
+    """Create the table with its comments when it is not there yet.
+
+    Deletion vectors stay off: readers of Delta's reader protocol 1 (DuckDB, Polars, delta-rs, pandas) must be able
+    to read every table.
+    """
+    if exists(spark, path):
+        return
+    columns = ", ".join(
+        f"`{field.name}` {field.dataType.simpleString()} COMMENT '{_escaped(field.metadata['comment'])}'"
+        for field in schema.fields
+    )
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {_quoted(path)} ({columns}) USING delta COMMENT '{_escaped(schema.comment)}' "
+        f"TBLPROPERTIES ('delta.enableDeletionVectors' = 'false', 'factorlake.schemaVersion' = '{SCHEMA_VERSION}')"
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
 def _write(
     frame: DataFrame,
     path: str,
@@ -90,10 +113,10 @@ def _write(
     details: dict[str, Any] | None,
 ) -> Commit:
     spark = frame.sparkSession
-    token = json.dumps({"run_id": run_id, "app_id": app_id, **(details or {})}, sort_keys=True)
+    create(spark, path, schema)
+    # The nonce tells this very commit from an earlier one of the same run that Delta takes for the same write.
+    token = json.dumps({**(details or {}), "run_id": run_id, "app_id": app_id, "commit": uuid.uuid4().hex})
     writer = conform(frame, schema).write.format("delta").mode(mode).option("userMetadata", token)
-    # Readers of protocol 1 (DuckDB, Polars, delta-rs, pandas) must keep reading every table we make.
-    writer = writer.option("delta.enableDeletionVectors", "false")
     if app_id is not None:
         writer = writer.option("txnAppId", app_id).option("txnVersion", app_version)
     writer.save(path)
