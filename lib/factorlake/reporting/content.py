@@ -1,0 +1,278 @@
+"""What a run report says, as plain data: no Spark, no user ids, no secrets.
+
+The records mirror the tables they are filled from, so that ``records(TraceRow, rows)`` takes the rows of
+training_trace as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import numpy as np
+
+from factorlake.errors import FactorlakeError
+from factorlake.reporting.masking import masked_settings
+from factorlake.types import FloatVector, IntVector
+
+RANKING_HEADLINES = ("ndcg", "recall", "map", "hit", "precision", "mrr")
+RATING_ERRORS = ("rmse", "mae")
+BASELINES = ("popularity", "biases", "mean")
+CURVE_POINTS = 120
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the run and its length in seconds."""
+
+    name: str
+    seconds: float
+    outcome: str = "done"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Where the records of one batch went: input = accepted + quarantined + duplicates + superseded.
+
+    ``reasons`` counts quarantined records by reason; a record with two reasons counts under both. ``passed`` is
+    the gate's word: of a refused batch (False) nothing was taken, its figures say what would have been.
+
+    Raises FactorlakeError when the figures do not add up: a report never shows an account that does not.
+    """
+
+    batch: str
+    input: int
+    accepted: int
+    quarantined: int
+    duplicates: int
+    superseded: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    passed: bool = True
+    gate_reason: str = ""
+
+    def __post_init__(self) -> None:
+        total = self.accepted + self.quarantined + self.duplicates + self.superseded
+        if self.input != total:
+            raise FactorlakeError(
+                f"row accounting of batch {self.batch} does not add up: {self.input} records in, "
+                f"{total} accepted, quarantined, duplicate or superseded; validate the batch again"
+            )
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """The batches of a run taken together: input = accepted + quarantined + duplicates + superseded + held_back."""
+
+    input: int
+    accepted: int
+    quarantined: int
+    duplicates: int
+    superseded: int
+    held_back: int
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One Great Expectations result. ``success`` None: it did not run. ``value``: rows that broke it, or None."""
+
+    rule: str
+    success: bool | None
+    value: float | None = None
+    batch: str = ""
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """One half step, as in the table training_trace. ``state`` says what the loss describes: before or after it."""
+
+    epoch: int
+    side: str
+    state: str
+    loss: float
+    observed_loss: float
+    regularization_loss: float
+    seconds: float
+    metric_name: str | None = None
+    metric: float | None = None
+    plan: str = ""
+    solver: str = ""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of the model or of a baseline, as in the table evaluation; ends of the 95 % interval or None."""
+
+    split: str
+    name: str
+    metric: str
+    value: float
+    lower: float | None = None
+    upper: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One recommended item by name. ``source``: model, or popularity where the model does not know the user."""
+
+    item: str
+    score: float
+    source: str = "model"
+
+
+@dataclass(frozen=True)
+class UserSample:
+    """A user without a name: what they already had, and what they are recommended, best first."""
+
+    history: tuple[str, ...]
+    suggestions: tuple[Suggestion, ...]
+    history_total: int = 0
+    """How many items the user had, where ``history`` shows only some."""
+
+
+@dataclass(frozen=True)
+class PlantedShare:
+    """How much of a planted taste the model found, with the one line that says what the figure means."""
+
+    value: float
+    definition: str
+
+
+@dataclass(frozen=True)
+class Skew:
+    """How unevenly observations fall on one side's rows. ``curve``: (rank, observations), most observed first."""
+
+    side: str
+    rows: int
+    observations: int
+    median: float
+    longest: int
+    top_share: float
+    """Share of the observations that the most observed 1 % of the rows (at least one row) hold."""
+    curve: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Whether the lists went live, where, and why (not)."""
+
+    published: bool
+    slot: str
+    reason: str
+    changed: int | None = None
+    unchanged: int | None = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything a run reports. Parts that a run did not reach stay empty, and are then left out of the page.
+
+    ``settings`` are masked on the way in (see masking.py), so that no caller can forget it.
+    """
+
+    run_id: str
+    recommender: str
+    started: datetime
+    state: str = "done"
+    reason: str = ""
+    model_version: str | None = None
+    users: int | None = None
+    items: int | None = None
+    pairs: int | None = None
+    stages: tuple[Stage, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+    trace: tuple[TraceRow, ...] = ()
+    evaluation: tuple[MetricRow, ...] = ()
+    samples: tuple[UserSample, ...] = ()
+    planted: PlantedShare | None = None
+    skews: tuple[Skew, ...] = ()
+    scores: FloatVector | None = None
+    """Scores of published lists (or a sample of them), for their distribution."""
+    versions: Mapping[str, int] = field(default_factory=dict)
+    publication: Publication | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", masked_settings(self.settings))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all stages together."""
+        return float(sum(stage.seconds for stage in self.stages))
+
+    @property
+    def accounting(self) -> Accounting:
+        """The batches taken together; what refused batches held is held back."""
+        taken = [batch for batch in self.batches if batch.passed]
+        reasons: dict[str, int] = {}
+        for batch in taken:
+            for reason, count in batch.reasons.items():
+                reasons[reason] = reasons.get(reason, 0) + count
+        return Accounting(
+            input=sum(batch.input for batch in self.batches),
+            accepted=sum(batch.accepted for batch in taken),
+            quarantined=sum(batch.quarantined for batch in taken),
+            duplicates=sum(batch.duplicates for batch in taken),
+            superseded=sum(batch.superseded for batch in taken),
+            held_back=sum(batch.input for batch in self.batches if not batch.passed),
+            reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        )
+
+    @property
+    def headline(self) -> tuple[MetricRow, MetricRow | None] | None:
+        """The model's most telling metric and the first baseline beside it, or None when nothing was judged."""
+        models = [row for row in self.evaluation if row.name == "model"]
+        for wanted in (*RANKING_HEADLINES, *RATING_ERRORS):
+            for row in models:
+                if row.metric.split("@")[0] == wanted:
+                    return row, self._baseline_of(row)
+        return None
+
+    def _baseline_of(self, row: MetricRow) -> MetricRow | None:
+        for name in BASELINES:
+            for other in self.evaluation:
+                if (other.split, other.name, other.metric) == (row.split, name, row.metric):
+                    return other
+        return None
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one (rating errors)."""
+    return metric.split("@")[0] in RATING_ERRORS
+
+
+def records(kind: type[Record], rows: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    """Return one record per mapping, taking the columns that the record has and leaving the others."""
+    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    return tuple(kind(**{key: value for key, value in row.items() if key in names}) for row in rows)
+
+
+def skew_of(side: str, counts: IntVector) -> Skew | None:
+    """Return how unevenly observations fall on the rows of one side.
+
+    Parameters
+    ----------
+    side : user or item.
+    counts : (n_rows,) observations of each row, in any order. No rows give None.
+    """
+    if len(counts) == 0:
+        return None
+    ordered = np.sort(np.asarray(counts, dtype=np.int64))[::-1]
+    top = max(1, len(ordered) // 100)
+    total = int(ordered.sum())
+    ranks = np.unique(np.geomspace(1, len(ordered), CURVE_POINTS).round().astype(np.int64))
+    return Skew(
+        side=side,
+        rows=len(ordered),
+        observations=total,
+        median=float(np.median(ordered)),
+        longest=int(ordered[0]),
+        top_share=float(ordered[:top].sum() / total) if total else 0.0,
+        curve=tuple((int(rank), int(ordered[rank - 1])) for rank in ranks),
+    )

@@ -1,0 +1,70 @@
+"""HTML that is escaped by construction: text becomes markup only through ``tag`` and ``join``."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+VOID = {"meta", "br", "hr", "col"}
+
+
+class Html(str):
+    """Text that is already markup. Everything else is escaped where it enters a tag."""
+
+    __slots__ = ()
+
+
+def tag(name: str, *children: object, **attributes: object) -> Html:
+    """Return one element. Children that are not ``Html`` are escaped; None and "" are left out.
+
+    Attributes: ``class_`` is class, other underscores become hyphens, None leaves the attribute out, values are
+    escaped and quoted.
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value), quote=True)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name in VOID:
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def join(parts: Iterable[object]) -> Html:
+    """Return the parts one after the other, each escaped unless it is ``Html``."""
+    return Html("".join(part if isinstance(part, Html) else html.escape(str(part)) for part in parts if part is not None))
+
+
+def name(text: str) -> Html:
+    """Return a foreign name, isolated so that its writing direction does not turn the text around it."""
+    return tag("bdi", text)
+
+
+def table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    numeric: Sequence[int] = (),
+    limit: int = 200,
+    rest: str = "",
+) -> Html:
+    """Return a table with a caption, column heads and a row head in the first column.
+
+    ``numeric`` names the columns set flush right. At most ``limit`` rows are written, then one that says how many
+    more there are and where (``rest``). No rows give an empty text.
+    """
+    body = [tuple(row) for row in rows]
+    if not body:
+        return Html("")
+
+    def cell(position: int, content: object) -> Html:
+        kind = "n" if position in numeric else None
+        return tag("th", content, scope="row", class_=kind) if position == 0 else tag("td", content, class_=kind)
+
+    lines = [tag("tr", *(cell(position, content) for position, content in enumerate(row))) for row in body[:limit]]
+    if len(body) > limit:
+        lines.append(tag("tr", tag("td", f"and {len(body) - limit:,} more{rest}", colspan=len(heads))))
+    head = (tag("th", text, scope="col", class_="n" if at in numeric else None) for at, text in enumerate(heads))
+    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *lines))
+    # A wide table scrolls inside its own frame on a phone; a frame that scrolls must be reachable by keyboard.
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
