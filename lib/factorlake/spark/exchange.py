@@ -1,0 +1,96 @@
+"""How arrays reach the workers: as a file under the table root where they can read it, else inside the task."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
+from factorlake.spark.compat import task_slots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Handle:
+    """An array on its way to the workers: the file that holds it, or the array itself."""
+
+    path: str | None
+    array: NDArray | None
+
+    def load(self) -> NDArray:
+        """Return the array; a file is memory-mapped, so that the workers of one machine share its pages."""
+        if self.path is None:
+            assert self.array is not None
+            return self.array
+        return _mapped(self.path)
+
+
+@lru_cache(maxsize=8)
+def _mapped(path: str) -> NDArray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+class Exchange:
+    """Ships arrays to workers and cleans up after itself. Use as a context manager.
+
+    ``folder`` lies under the table root. Whether workers see it is tried once, by a task on every slot; where one
+    does not, arrays travel inside the tasks (slower, always right). ``by_file`` tells which.
+    """
+
+    def __init__(self, spark: SparkSession, folder: str) -> None:
+        self.folder = folder
+        self.by_file = "://" not in folder and self._workers_see(spark)
+        self._names: list[str] = []
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "://" not in self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ship(self, array: NDArray) -> Handle:
+        """Make ``array`` reachable for tasks. A shipped file's name is never used twice."""
+        if not self.by_file:
+            return Handle(None, array)
+        path = os.path.join(self.folder, f"{uuid.uuid4().hex}.npy")
+        np.save(path, array, allow_pickle=False)
+        self._names.append(path)
+        return Handle(path, None)
+
+    def drop(self, handle: Handle) -> None:
+        """Remove a shipped file that no task will ask for again."""
+        if handle.path is not None:
+            os.unlink(handle.path)
+            self._names.remove(handle.path)
+
+    def _workers_see(self, spark: SparkSession) -> bool:
+        os.makedirs(self.folder, exist_ok=True)
+        token = uuid.uuid4().hex
+        marker = os.path.join(self.folder, f"{token}.marker")
+        with open(marker, "w", encoding="ascii") as file:
+            file.write(token)
+
+        def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                try:
+                    with open(marker, encoding="ascii") as file:
+                        seen = file.read() == token
+                except OSError:
+                    seen = False
+                yield pa.record_batch([pa.array([seen] * batch.num_rows)], names=["seen"])
+
+        slots = task_slots(spark)
+        answers = spark.range(0, slots, 1, slots).mapInArrow(look, "seen boolean").collect()
+        os.unlink(marker)
+        return all(row["seen"] for row in answers)

@@ -1,0 +1,78 @@
+"""Ids of any kind become numbers: dense indexes for the dictionaries, positions in hash order for training.
+
+Nothing here collects ids on the driver but a bounded sample for range boundaries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from factorlake.spark.compat import keep, release
+
+# New ids ranked by one task.
+IDS_PER_RANGE = 500_000
+SAMPLED_IDS = 20_000
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The ids of one side in training order: by (64-bit hash, id)."""
+
+    frame: DataFrame
+    """id, hash, block, position."""
+    n_ids: int
+
+
+def logical_block(hash_column: Column, n_blocks: int) -> Column:
+    """Return the logical block of a row: the leading bits of its signed 64-bit hash, from 0. ``n_blocks`` is a power of two."""
+    bits = n_blocks.bit_length() - 1
+    if bits == 0:
+        return F.lit(0)
+    return (F.shiftright(hash_column, 64 - bits) + F.lit(n_blocks // 2)).cast("int")
+
+
+def positions(ids: DataFrame, n_blocks: int) -> Positions:
+    """Return the distinct ``id`` values of a frame with their positions in hash order.
+
+    A position is the number of ids with a smaller (hash, id): blocks are contiguous ranges of positions, whatever
+    the order of arrival or the number of partitions. Only the ``n_blocks`` block sizes reach the driver.
+    """
+    hashed = ids.select("id").distinct().withColumn("hash", F.xxhash64("id"))
+    hashed = hashed.withColumn("block", logical_block(F.col("hash"), n_blocks))
+    sizes = {row["block"]: row["count"] for row in hashed.groupBy("block").count().collect()}
+    offsets, total = [], 0
+    for block in range(n_blocks):
+        offsets.append(total)
+        total += sizes.get(block, 0)
+    in_block = F.row_number().over(Window.partitionBy("block").orderBy("hash", "id")) - 1
+    offset = F.array(*(F.lit(value).cast("bigint") for value in offsets))[F.col("block")]
+    return Positions(hashed.withColumn("position", (offset + in_block).cast("int")), total)
+
+
+def rank_new_ids(new_ids: DataFrame, first: int) -> DataFrame:
+    """Return (id, index) with index = ``first`` + rank by bytes of each distinct ``id``.
+
+    Large sets are cut into ranges at sampled boundaries, so that no task ranks more than about IDS_PER_RANGE ids.
+    An empty frame gives an empty frame.
+    """
+    ids = keep(new_ids.select("id").distinct())
+    count = ids.count()
+    n_ranges = -(-count // IDS_PER_RANGE) or 1
+    boundaries: list[str] = []
+    if n_ranges > 1:
+        chosen = F.pmod(F.xxhash64("id"), F.lit(max(1, count // SAMPLED_IDS))) == 0
+        sample = sorted((row["id"] for row in ids.where(chosen).collect()), key=lambda text: text.encode())
+        boundaries = sorted({sample[len(sample) * cut // n_ranges] for cut in range(1, n_ranges)}, key=str.encode)
+    placed = ids.withColumn("range", sum((F.col("id") >= F.lit(b)).cast("int") for b in boundaries) + F.lit(0))
+    sizes = {row["range"]: row["count"] for row in placed.groupBy("range").count().collect()}
+    offsets, total = [], first
+    for part in range(len(boundaries) + 1):
+        offsets.append(total)
+        total += sizes.get(part, 0)
+    rank = F.row_number().over(Window.partitionBy("range").orderBy("id")) - 1
+    offset = F.array(*(F.lit(value).cast("bigint") for value in offsets))[F.col("range")]
+    release(ids)
+    return placed.select("id", (offset + rank).cast("bigint").alias("index"))

@@ -1,0 +1,106 @@
+"""One writer at a time: a lease with a number that rises with each holder.
+
+Each holder makes the next numbered file by exclusive creation, so two can never hold the same number, and keeps its
+file's time fresh while it works. A holder whose file has gone stale, or whose process is gone, may be followed; it
+finds its number passed when it asks again and must not publish. Works where the root is a local or shared disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from factorlake.errors import LeaseHeldError
+
+SECONDS_TO_LIVE = 60.0
+
+
+class Lease:
+    """Exclusive right to write one group of tables. Use as a context manager."""
+
+    def __init__(self, folder: str, run_id: str, seconds_to_live: float = SECONDS_TO_LIVE) -> None:
+        self.folder = Path(folder)
+        self.run_id = run_id
+        self.seconds_to_live = seconds_to_live
+        self.number = 0
+        self._stop = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def __enter__(self) -> Lease:
+        """Take the lease, or raise LeaseHeldError when a living run holds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        last = self._newest()
+        if last and not self._is_over(last):
+            holder = json.loads(self._file(last).read_text() or "{}")
+            raise LeaseHeldError(
+                f"run {holder.get('run_id', '?')} (process {holder.get('pid', '?')} on {holder.get('host', '?')}) "
+                f"is writing under {self.folder.parent}; wait for it, or end it and try again"
+            )
+        self.number = last + 1
+        try:
+            handle = os.open(self._file(self.number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            raise LeaseHeldError(f"another run took the lease in {self.folder} at the same moment") from None
+        with os.fdopen(handle, "w") as file:
+            json.dump({"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname()}, file)
+        for number in range(max(1, last - 1), last):
+            self._file(number).unlink(missing_ok=True)
+            self._released(number).unlink(missing_ok=True)
+        self._heart = threading.Thread(target=self._beat, daemon=True, name="lease")
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._heart:
+            self._heart.join()
+        self._released(self.number).touch()
+
+    def check(self) -> int:
+        """Return the lease's number while it is the newest; raise LeaseHeldError once another run has followed."""
+        newest = self._newest()
+        if newest != self.number:
+            raise LeaseHeldError(
+                f"this run's lease ({self.number}) has passed to another run ({newest}); nothing more is written"
+            )
+        return self.number
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.seconds_to_live / 4):
+            os.utime(self._file(self.number))
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:09d}.json"
+
+    def _released(self, number: int) -> Path:
+        return self.folder / f"{number:09d}.released"
+
+    def _newest(self) -> int:
+        return max((int(path.stem) for path in self.folder.glob("*.json")), default=0)
+
+    def _is_over(self, number: int) -> bool:
+        if self._released(number).exists():
+            return True
+        file = self._file(number)
+        if time.time() - file.stat().st_mtime > self.seconds_to_live:
+            return True
+        try:
+            holder = json.loads(file.read_text())
+        except json.JSONDecodeError:
+            return False  # its holder is just writing it
+        if holder["host"] != socket.gethostname():
+            return False
+        try:
+            os.kill(holder["pid"], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
