@@ -25,6 +25,8 @@ class Context:
     progress: Progress
     conf_dir: str
     """The conf folder that named things (expectations) are looked up in."""
+    lease: Callable[[], int]
+    """Number of the lease this run holds; raises LeaseHeldError once another run has followed it."""
 
 
 @dataclass

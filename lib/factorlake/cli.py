@@ -1,0 +1,249 @@
+"""The command line: `factorlake VERB`, and the same from jobs/*.py under spark-submit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from factorlake.config.loader import conf_folder, load_settings
+from factorlake.config.settings import Settings
+from factorlake.errors import DONE, ConfigError, FactorlakeError
+
+app = typer.Typer(
+    help="From interaction logs to published recommendations on Spark and Delta.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[list[str] | None, typer.Option("--config", help="Conf file; repeat to lay one over another.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Set one value: section.key=value. Repeatable.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and tell what would be done.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved settings as JSON and end.")]
+Json = Annotated[bool, typer.Option("--json", help="Print nothing but the result line.")]
+Model = Annotated[str | None, typer.Option("--model", help="Model version; the one trained last by default.")]
+
+
+def run_job(verb: str, argv: list[str] | None = None) -> int:
+    """Run one verb with its arguments and return its exit code. Used by jobs/*.py and notebooks."""
+    return invoke([verb, *(sys.argv[1:] if argv is None else argv)])
+
+
+def invoke(argv: list[str]) -> int:
+    """Run the command line with the given arguments and return the exit code instead of leaving the process."""
+    try:
+        app(args=argv, prog_name="factorlake")
+    except SystemExit as end:
+        return int(end.code or DONE)
+    except FactorlakeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(json.dumps({"job": argv[0] if argv else None, "exit_code": error.exit_code, "reason": str(error)}))
+        return error.exit_code
+    return DONE
+
+
+def main() -> None:
+    """Entry point of the `factorlake` command."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def _job(
+    verb: str,
+    config: list[str] | None,
+    overrides: list[str] | None,
+    dry_run: bool,
+    print_config: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Load the settings, then run the job, or tell what it would do."""
+    from factorlake.reporting.masking import masked_settings
+
+    settings = load_settings(config or (), overrides or ())
+    if print_config:
+        print(json.dumps(masked_settings(settings.model_dump(by_alias=True, mode="json")), indent=2))
+        return DONE
+    if dry_run:
+        print(json.dumps(_plan_of(verb, settings)))
+        return DONE
+    _configure_logging(quiet)
+    _one_blas_thread()
+    from factorlake.pipelines.jobs import execute
+    from factorlake.reporting.progress import open_progress
+    from factorlake.spark.session import open_session
+
+    with open_progress(quiet) as progress:
+        line = execute(
+            verb,
+            settings,
+            conf_dir=conf_folder(config or ()),
+            open_session=lambda: open_session(settings.spark),
+            progress=progress,
+            options=options,
+        )
+    summary = line.pop("summary", None)
+    if summary and not quiet:
+        print(summary)
+    if line["exit_code"] not in (DONE, 99):
+        print(f"{verb}: {line['reason']}", file=sys.stderr)
+    print(json.dumps(line, default=str), flush=True)
+    return int(line["exit_code"])
+
+
+def _plan_of(verb: str, settings: Settings) -> dict[str, Any]:
+    from factorlake.pipelines.jobs import JOBS
+    from factorlake.tables.names import Lake
+
+    job = JOBS[verb]
+    lake = Lake.at(settings.root, settings.recommender)
+    if verb in ("ingest", "run") and not settings.demo:
+        given = settings.require_input()
+        if "://" not in given and not Path(given).exists():
+            raise ConfigError(f"input {given} does not exist; set `input` to the folder or file of the log")
+    return {
+        "job": verb,
+        "dry_run": True,
+        "exit_code": DONE,
+        "reads": settings.input if verb in ("ingest", "run") else lake.root,
+        "writes": [f"{lake.root}/{name}" for name in job.shared]
+        + [f"{lake.root}/{lake.recommender}/{name}" for name in job.own],
+    }
+
+
+def _configure_logging(quiet: bool) -> None:
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    for chatty in ("py4j", "great_expectations", "matplotlib", "numba", "pyspark"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _one_blas_thread() -> None:
+    """Threads come from blocks; a BLAS that starts its own beside them slows both down."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def _plain(verb: str, text: str) -> None:
+    """Register a verb that takes only the common options."""
+
+    def command(
+        config: Config = None,
+        overrides: Set = None,
+        dry_run: DryRun = False,
+        print_config: PrintConfig = False,
+        quiet: Json = False,
+    ) -> None:
+        raise typer.Exit(_job(verb, config, overrides, dry_run, print_config, quiet))
+
+    command.__doc__ = text
+    app.command(verb)(command)
+
+
+def _on_a_model(verb: str, text: str) -> None:
+    """Register a verb that works on one trained model."""
+
+    def command(
+        config: Config = None,
+        overrides: Set = None,
+        dry_run: DryRun = False,
+        print_config: PrintConfig = False,
+        quiet: Json = False,
+        model: Model = None,
+    ) -> None:
+        raise typer.Exit(_job(verb, config, overrides, dry_run, print_config, quiet, model=model))
+
+    command.__doc__ = text
+    app.command(verb)(command)
+
+
+_plain("ingest", "Take new files of the log into raw_events, each record once.")
+_plain("attributes", "Take names and attributes of users and items.")
+_plain("train", "Train a candidate model on the accepted events.")
+_on_a_model("evaluate", "Judge a candidate on events it has not seen, beside baselines.")
+_on_a_model("recommend", "Write a candidate's top-k lists.")
+
+
+@app.command()
+def validate(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    accept: Annotated[str | None, typer.Option("--accept", help="Take this refused batch after all.")] = None,
+) -> None:
+    """Accept or quarantine each new record; refuse batches out of their limits."""
+    raise typer.Exit(_job("validate", config, overrides, dry_run, print_config, quiet, accept=accept))
+
+
+@app.command()
+def publish(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    model: Model = None,
+    force: Annotated[bool, typer.Option("--force", help="Publish although the gate calls the model worse.")] = False,
+) -> None:
+    """Make a candidate live: factors and lists, each in one commit."""
+    raise typer.Exit(_job("publish", config, overrides, dry_run, print_config, quiet, model=model, force=force))
+
+
+class Stage(StrEnum):
+    """The stages of `run`, in order."""
+
+    ingest = "ingest"
+    validate = "validate"
+    attributes = "attributes"
+    train = "train"
+    evaluate = "evaluate"
+    recommend = "recommend"
+    publish = "publish"
+
+
+@app.command()
+def run(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    first: Annotated[Stage, typer.Option("--from", help="First stage.")] = Stage.ingest,
+    last: Annotated[Stage, typer.Option("--to", help="Last stage.")] = Stage.publish,
+) -> None:
+    """Run all stages, from the log to published lists; finished stages are not done again."""
+    raise typer.Exit(_job("run", config, overrides, dry_run, print_config, quiet, first=str(first), last=str(last)))
+
+
+def _without_run(name: str, text: str) -> None:
+    """Register a command that reads and reports, without a run of its own."""
+
+    def command(
+        config: Config = None,
+        overrides: Set = None,
+        quiet: Json = False,
+    ) -> None:
+        _configure_logging(quiet)
+        _one_blas_thread()
+        settings = load_settings(config or (), overrides or ())
+        module = __import__(f"factorlake.pipelines.{name}", fromlist=["show"])
+        raise typer.Exit(int(module.show(settings, as_json=quiet)))
+
+    command.__doc__ = text
+    app.command(name)(command)
+
+
+_without_run("doctor", "Check Java, jars, workers, write access and memory, with the line that mends each fault.")
+_without_run("status", "Show the last runs, models and publications.")
+_without_run("report", "Write the HTML report of the model trained last again.")

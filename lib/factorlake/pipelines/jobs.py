@@ -1,0 +1,147 @@
+"""The jobs by verb, and what surrounds each: session, leases, run record, result line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from factorlake.config.settings import Settings
+from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError
+from factorlake.pipelines.context import Context, JobResult, Progress
+from factorlake.reporting.masking import masked_settings
+from factorlake.tables import registry
+from factorlake.tables.lease import Lease
+from factorlake.tables.names import Lake
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One verb: the pipeline module that runs it, its script, what it writes."""
+
+    verb: str
+    script: str
+    help: str
+    shared: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+
+    @property
+    def pipeline(self) -> Callable[..., JobResult]:
+        function: Callable[..., JobResult] = importlib.import_module(f"factorlake.pipelines.{self.verb}").run
+        return function
+
+
+JOBS = {
+    job.verb: job
+    for job in (
+        Job("ingest", "ingest_interactions", "Take new files of the log into raw_events.", ("raw_events", "ingest_ledger")),
+        Job("attributes", "ingest_attributes", "Take names and attributes.", ("user_attributes", "item_attributes")),
+        Job(
+            "validate",
+            "validate_interactions",
+            "Accept or quarantine each new record; refuse bad batches.",
+            ("interactions", "quarantine", "validation_results", "users", "items"),
+        ),
+        Job("train", "train_als", "Train a candidate model.", (), ("models", "training_trace", "candidates")),
+        Job("evaluate", "evaluate_model", "Judge a candidate beside baselines.", (), ("evaluation", "models")),
+        Job("recommend", "recommend_top_k", "Write a candidate's lists.", (), ("candidates", "models")),
+        Job(
+            "publish",
+            "publish_model",
+            "Make a candidate live.",
+            (),
+            ("user_factors", "item_factors", "recommendations", "publications", "models"),
+        ),
+        Job(
+            "run",
+            "run_pipeline",
+            "All jobs in turn, from the log to published lists.",
+            ("raw_events", "interactions", "quarantine"),
+            ("models", "recommendations", "publications"),
+        ),
+    )
+}
+
+
+def execute(
+    verb: str,
+    settings: Settings,
+    *,
+    conf_dir: str,
+    open_session: Callable[[], SparkSession],
+    progress: Progress,
+    options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run one job and return its result line: run id, counts, versions, model, exit code and reason.
+
+    The run is recorded in the runs table however it ends. Errors that people can act on become a reason and an exit
+    code; anything else is logged with its trace and becomes exit code 1.
+    """
+    job = JOBS[verb]
+    lake = Lake.at(settings.root, settings.recommender)
+    started = datetime.now(UTC)
+    run_id = f"{verb}-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    spark: SparkSession | None = None
+    try:
+        with ExitStack() as held:
+            lease = _take_leases(held, job, lake, run_id)
+            spark = open_session()
+            context = Context(spark, settings, lake, run_id, progress, conf_dir, lease)
+            result = job.pipeline(context, **(options or {}))
+    except FactorlakeError as error:
+        result = JobResult(exit_code=error.exit_code, reason=str(error))
+    except PySparkException as error:
+        log.exception("job %s failed in Spark", verb)
+        result = JobResult(exit_code=1, reason=f"Spark: {str(error).splitlines()[0]}")
+    except Exception as error:
+        log.exception("job %s failed", verb)
+        result = JobResult(exit_code=1, reason=f"{type(error).__name__}: {error}")
+    finished = datetime.now(UTC)
+    line = {
+        "run_id": run_id,
+        "job": verb,
+        "recommender": settings.recommender,
+        "exit_code": result.exit_code,
+        "reason": result.reason,
+        "counts": result.counts,
+        "versions": result.versions,
+        "model_version": result.model_version,
+        "seconds": round((finished - started).total_seconds(), 3),
+        **result.details,
+    }
+    if spark is not None:
+        state = {DONE: "done", NOTHING_TO_DO: "nothing", 3: "refused"}.get(result.exit_code, "failed")
+        fields = ("run_id", "job", "recommender", "exit_code", "reason", "counts", "versions", "model_version")
+        row = {name: line[name] for name in fields} | {
+            "state": state,
+            "started_at": started,
+            "finished_at": finished,
+            "seconds": line["seconds"],
+            "settings": json.dumps(masked_settings(settings.model_dump(by_alias=True, mode="json"))),
+        }
+        registry.record_run(spark, lake, row)
+    return line
+
+
+def _take_leases(held: ExitStack, job: Job, lake: Lake, run_id: str) -> Callable[[], int]:
+    """Take the leases of the tables a job writes; where the root is no disk, writers are kept apart by the scheduler."""
+    if not lake.is_local:
+        log.warning("no lease on %s: let the scheduler run one job at a time", lake.root)
+        return lambda: 0
+    leases = []
+    if job.shared:
+        leases.append(held.enter_context(Lease(f"{lake.root}/_lease", run_id)))
+    if job.own:
+        leases.append(held.enter_context(Lease(f"{lake.root}/{lake.recommender}/_lease", run_id)))
+    return lambda: [lease.check() for lease in leases][-1]
