@@ -1,0 +1,269 @@
+"""The report's figures: matplotlib drawings as inline SVG that takes its colours from the page.
+
+Each function returns the SVG as markup, or empty markup when there is nothing to draw. Text stays text, so a figure
+reads in the page's own font, in light and dark, and can be searched.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from factorlake.reporting.content import MetricRow, Skew, TraceRow, lower_is_better
+from factorlake.reporting.markup import Html, tag
+from factorlake.reporting.text import count, figure, plural, printable
+from factorlake.types import FloatVector
+
+# Marks in the drawing that stand for colours of the page: (mark, CSS, with a fallback from the Okabe-Ito palette).
+INK, FAINT, MODEL, LIVE, POPULARITY, BIASES, MEAN, WARN = (f"#01020{digit}" for digit in range(1, 9))
+COLOURS = {
+    INK: "currentColor",
+    FAINT: "var(--rule, #b8bcc4)",
+    MODEL: "var(--model, #0072b2)",
+    LIVE: "var(--live, #009e73)",
+    POPULARITY: "var(--popularity, #e69f00)",
+    BIASES: "var(--biases, #cc79a7)",
+    MEAN: "var(--mean, #7f7f7f)",
+    WARN: "var(--warn, #d55e00)",
+}
+NAMES = ("model", "live", "popularity", "biases", "mean")
+NAME_COLOURS = dict(zip(NAMES, (MODEL, LIVE, POPULARITY, BIASES, MEAN), strict=True))
+# Colour is never the only sign: each name has a marker of its own as well.
+NAME_MARKERS = dict(zip(NAMES, "oDs^v", strict=True))
+WIDTH = 5.4
+MAX_POINTS = 400
+MAX_BARS = 14
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.6,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.labelsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+}
+
+
+def training_figure(trace: Sequence[TraceRow]) -> Html:
+    """Draw the objective by half steps done, the held-out metric where there is one, and seconds of each half step."""
+    rows = [row for row in trace if np.isfinite(row.loss)]
+    if not rows:
+        return Html("")
+    # A loss of the state before half step h describes the state after h − 1 half steps.
+    done = np.array([at + (row.state == "after") for at, row in enumerate(rows)], dtype=float) / 2
+    loss = np.array([row.loss for row in rows])
+    metric = [(row.epoch, row.metric) for row in rows if row.metric is not None and np.isfinite(row.metric)]
+    panels = 3 if metric else 2
+    with _drawing("training", 3.6 if metric else 3.0) as (drawing, result):
+        axes = drawing.subplots(panels, 1, sharex=True, height_ratios=[3, 1.6, 1.2] if metric else [3, 1.2])
+        keep = _thinned(len(rows))
+        axes[0].plot(done[keep], loss[keep], color=MODEL, marker="o", markersize=3)
+        axes[0].set_ylabel("objective")
+        axes[0].yaxis.set_major_formatter(FuncFormatter(_compact))
+        if metric:
+            epochs, values = np.array(metric).T
+            name = next(row.metric_name for row in rows if row.metric is not None) or "metric"
+            axes[1].plot(epochs, values, color=LIVE, marker="D", markersize=3)
+            axes[1].set_ylabel(f"held-out\n{printable(name, 20)}")
+        for side, colour in (("user", MODEL), ("item", POPULARITY)):
+            mine = [at for at in keep if rows[at].side == side]
+            lengths = [rows[at].seconds for at in mine]
+            axes[-1].bar([at / 2 + 0.25 for at in mine], lengths, width=0.4, color=colour, label=f"{side} side")
+        axes[-1].set_ylabel("seconds")
+        axes[-1].set_xlabel("epochs done (a user and an item half step each)")
+        axes[-1].legend(ncols=2, loc="upper right", fontsize=8, handlelength=1, borderaxespad=0)
+        axes[-1].set_ylim(top=1.45 * max((row.seconds for row in rows), default=1) or 1)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        result.append(
+            f"Line: the training objective goes from {figure(loss[0])} to {figure(loss[-1])} over {len(rows)} trace rows."
+        )
+    return result.markup
+
+
+def metrics_figure(rows: Sequence[MetricRow]) -> Html:
+    """Draw each metric of one split as a dot with its 95 % interval, the model beside the baselines."""
+    drawn = [row for row in rows if np.isfinite(row.value)]
+    groups = [
+        [row for row in drawn if not lower_is_better(row.metric)],
+        [row for row in drawn if lower_is_better(row.metric)],
+    ]
+    groups = [group for group in groups if group]
+    if not groups:
+        return Html("")
+    heights = [len({row.metric for row in group}) for group in groups]
+    with _drawing("metrics", 0.9 + 0.42 * sum(heights)) as (drawing, result):
+        axes = drawing.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for panel, group in zip(axes, groups, strict=True):
+            _metric_panel(panel, group)
+        seen: dict[str, object] = {}
+        for panel in axes:
+            for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+                seen.setdefault(label, handle)
+        drawing.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=5, fontsize=8.5, handletextpad=0.1)
+        said = (f"{row.name} {row.metric} {figure(row.value)}" for row in drawn)
+        result.append("Dots with intervals: " + "; ".join(printable(text, 80) for text in said) + ".")
+    return result.markup
+
+
+def _metric_panel(panel: Axes, rows: Sequence[MetricRow]) -> None:
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    names = [name for name in NAMES if any(row.name == name for row in rows)]
+    for at, name in enumerate(names):
+        mine = [row for row in rows if row.name == name]
+        shift = (at - (len(names) - 1) / 2) * 0.2
+        heights = [metrics.index(row.metric) + shift for row in mine]
+        panel.plot(
+            [row.value for row in mine], heights, NAME_MARKERS[name], color=NAME_COLOURS[name], markersize=5, label=name
+        )
+        for row, height in zip(mine, heights, strict=True):
+            if row.lower is not None and row.upper is not None:
+                panel.plot([row.lower, row.upper], [height] * 2, color=NAME_COLOURS[name], linewidth=1.4)
+    panel.set_yticks(range(len(metrics)), [printable(metric, 20) for metric in metrics])
+    panel.set_ylim(len(metrics) - 0.5, -0.5)
+    panel.grid(axis="y", visible=False)
+    if lower_is_better(metrics[0]):
+        panel.set_xlabel("error in rating units (less is better)")
+    else:
+        panel.set_xlim(left=0)
+        panel.set_xlabel("mean over users (more is better), with 95 % interval")
+
+
+def reasons_figure(reasons: Mapping[str, int]) -> Html:
+    """Draw how many records each reason put into quarantine, most frequent first; few bars, the rest as one."""
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    if not ordered:
+        return Html("")
+    bars = [(printable(reason, 34), number) for reason, number in ordered[:MAX_BARS]]
+    if len(ordered) > MAX_BARS:
+        rest = ordered[MAX_BARS:]
+        bars.append((plural(len(rest), "other reason"), sum(number for _, number in rest)))
+    with _drawing("reasons", 0.5 + 0.27 * len(bars)) as (drawing, result):
+        panel = drawing.subplots()
+        # Positions, not labels, place the bars: two long reasons may read the same once they are cut.
+        drawn = panel.barh(range(len(bars)), [number for _, number in bars], color=WARN, height=0.62)
+        panel.bar_label(drawn, [count(number) for _, number in bars], padding=4, fontsize=8.5)
+        panel.set_yticks(range(len(bars)), [reason for reason, _ in bars])
+        panel.invert_yaxis()
+        panel.grid(axis="y", visible=False)
+        panel.set_xlim(0, 1.16 * max(number for _, number in bars) or 1)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.xaxis.set_major_formatter(FuncFormatter(_compact))
+        panel.set_xlabel("records refused (one with two reasons counts twice)")
+        result.append("Bars: " + "; ".join(f"{reason} {count(number)}" for reason, number in bars) + ".")
+    return result.markup
+
+
+def skew_figure(skews: Sequence[Skew]) -> Html:
+    """Draw observations per row against the row's rank, both logarithmic: how uneven each side is."""
+    drawn = [skew for skew in skews if any(number > 0 for _, number in skew.curve)]
+    if not drawn:
+        return Html("")
+    with _drawing("skew", 2.6) as (drawing, result):
+        panel = drawing.subplots()
+        for skew in drawn:
+            points = np.array([point for point in skew.curve if point[1] > 0]).T
+            colour, line = (MODEL, "-") if skew.side == "user" else (POPULARITY, "--")
+            panel.plot(points[0], points[1], color=colour, linestyle=line, label=f"{skew.side}s")
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(FuncFormatter(_compact))
+            axis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel("rank of the user or item, most observed first")
+        panel.set_ylabel("observations")
+        panel.legend()
+        longest = (f"{plural(skew.rows, skew.side)}, the longest with {count(skew.longest)}" for skew in drawn)
+        result.append("Lines of observations by rank: " + "; ".join(longest) + ".")
+    return result.markup
+
+
+def scores_figure(scores: FloatVector | None) -> Html:
+    """Draw the distribution of the scores in the lists."""
+    finite = np.asarray(() if scores is None else scores, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if len(finite) == 0:
+        return Html("")
+    with _drawing("scores", 2.6) as (drawing, result):
+        panel = drawing.subplots()
+        heights, edges = np.histogram(finite, bins=min(40, max(1, int(np.sqrt(len(finite))))))
+        panel.stairs(heights, edges, fill=True, color=MODEL, alpha=0.85)
+        panel.set_xlabel("score of a recommended item")
+        panel.set_ylabel("list entries")
+        panel.yaxis.set_major_formatter(FuncFormatter(_compact))
+        result.append(
+            f"Histogram of {count(len(finite))} scores from {figure(finite.min(), 3)} to {figure(finite.max(), 3)}, "
+            f"median {figure(float(np.median(finite)), 3)}."
+        )
+    return result.markup
+
+
+class _Result(list[str]):
+    """What the drawing shows, in words, and its markup once it is drawn."""
+
+    markup: Html = Html("")
+
+
+@contextmanager
+def _drawing(key: str, height: float) -> Iterator[tuple[Figure, _Result]]:
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": key}):
+        drawing = Figure(figsize=(WIDTH, height), layout="constrained")
+        result = _Result()
+        yield drawing, result
+        target = io.StringIO()
+        drawing.savefig(target, format="svg", transparent=True, metadata={"Date": None})
+    result.markup = _inline(target.getvalue(), key, " ".join(result))
+
+
+def _inline(svg: str, key: str, description: str) -> Html:
+    """Fit matplotlib's SVG file into a page: no prologue, no outside names, ids of its own, the page's colours."""
+    body = svg[svg.index("<svg") :]
+    viewbox = re.search(r'viewBox="([^"]+)"', body)
+    inner = body[body.index(">") + 1 : body.rindex("</svg>")]
+    # The metadata block and the global style are the only parts that would reach outside this drawing.
+    inner = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inner, flags=re.DOTALL)
+    inner = inner.replace("xlink:href", "href")
+    inner = re.sub(r'\bid="', f'id="{key}-', inner)
+    inner = re.sub(r'(href="#|url\(#)', rf"\1{key}-", inner)
+    for mark, colour in COLOURS.items():
+        inner = inner.replace(mark, colour)
+    return tag(
+        "svg",
+        tag("title", description),
+        Html(inner.strip()),
+        viewBox=viewbox[1] if viewbox else None,
+        role="img",
+        class_="plot",
+    )
+
+
+def _thinned(rows: int) -> list[int]:
+    """Positions of at most MAX_POINTS rows, evenly spread, first and last among them."""
+    return [int(at) for at in np.unique(np.linspace(0, rows - 1, min(rows, MAX_POINTS)).round())]
+
+
+def _compact(value: float, _position: int | None = None) -> str:
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.6g}{letter}"
+    return f"{value:.6g}"
