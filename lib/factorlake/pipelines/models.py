@@ -1,0 +1,69 @@
+"""Which model a job works on, and how its settings become the engine's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from factorlake.config.settings import Settings
+from factorlake.errors import ConfigError
+from factorlake.pipelines.context import Context
+from factorlake.spark.pairs import PairRule, combine_pairs, select_events
+from factorlake.tables import delta_io, registry
+
+
+def chosen_model(context: Context, version: str | None) -> Row:
+    """Return the models row of ``version``, or of the model trained last. ConfigError when there is none."""
+    if version is not None:
+        row = registry.model(context.spark, context.lake, version)
+        if row is None:
+            raise ConfigError(f"there is no model {version!r}; `factorlake status` lists the models")
+        return row
+    row = registry.latest_model(context.spark, context.lake)
+    if row is None:
+        raise ConfigError("no model has been trained yet; run `factorlake train` first")
+    return row
+
+
+def pair_rule(settings: Settings) -> PairRule:
+    """Return how events combine into ratings under these settings."""
+    train = settings.train
+    explicit = train.objective == "explicit"
+    return PairRule(
+        event_weights=dict(train.event_weights),
+        use_value=train.use_value or explicit,
+        combine=train.combine,
+        log_scaling=train.value_scaling == "log",
+        keep_zero=explicit,
+    )
+
+
+def selected_events(context: Context, version: int | None = None) -> DataFrame:
+    """Return the accepted events this recommender looks at, at a pinned version of interactions."""
+    events = delta_io.read(context.spark, context.lake.shared("interactions"), version)
+    select = context.settings.select
+    newest = None
+    if select.window_days is not None:
+        newest = events.agg(F.max("event_time")).collect()[0][0]
+    return select_events(events, select.event_types, select.min_value, newest, select.window_days)
+
+
+def training_pairs(context: Context, events: DataFrame) -> DataFrame:
+    """Return (user_id, item_id, value) of events under the settings' rule."""
+    return combine_pairs(events, pair_rule(context.settings))
+
+
+def seen_pairs(context: Context, version: int | None, before: Any = None) -> DataFrame:
+    """Return the distinct (user_id, item_id) that make an item seen; of events up to ``before`` when given."""
+    events = delta_io.read(context.spark, context.lake.shared("interactions"), version)
+    types = context.settings.recommend.seen_event_types
+    if types:
+        events = events.where(F.col("event_type").isin(types))
+    if before is not None:
+        events = events.where(F.col("event_time") <= F.lit(before))
+    pairs = events.select("user_id", "item_id")
+    if context.settings.recommend.seen == "keep":
+        return pairs.where(F.lit(False))
+    return pairs.distinct()

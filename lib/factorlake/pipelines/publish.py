@@ -1,0 +1,104 @@
+"""Make a candidate live: reads its factors and lists, writes the published tables and one publications row."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from factorlake.errors import NOTHING_TO_DO, ConfigError, ModelRefusedError
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.models import chosen_model
+from factorlake.tables import delta_io, registry
+from factorlake.tables.publishing import publish_table
+from factorlake.tables.schemas import SCHEMAS
+
+
+def run(context: Context, model: str | None = None, force: bool = False) -> JobResult:
+    """Publish a scored candidate into the settings' slot.
+
+    Each table changes in one commit; the publications row with all their versions is written last, so a reader of
+    several tables sees the old set or the new one. Killed in between and run again, the same rows are found
+    published already and only what is missing is written.
+
+    Raises ConfigError when the model has no lists, ModelRefusedError when its gate does not let it pass.
+    """
+    spark, lake, slot = context.spark, context.lake, context.settings.publish.slot
+    row = chosen_model(context, model)
+    version = row["model_version"]
+    live = registry.publication(spark, lake, slot)
+    if live is not None and live["model_version"] == version:
+        return JobResult(
+            NOTHING_TO_DO, f"model {version} is published already", versions=dict(live["versions"]), model_version=version
+        )
+    if row["state"] == "refused" and not force:
+        raise ModelRefusedError(f"model {version} was refused by its gate; `factorlake publish --force` publishes it")
+    if row["state"] not in ("scored", "published", "refused"):
+        raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")
+    verdict = _gate(context, row, live, force)
+    context.progress(f"publishing {version} into {slot}: {verdict}")
+    versions, counts = {}, {}
+    for table, frame, key in _tables(context, row):
+        result = publish_table(
+            spark,
+            frame.withColumn("model_version", F.lit(version)).withColumn("as_of", F.lit(row["as_of"])),
+            lake.published(table, slot),
+            SCHEMAS[table],
+            key,
+            run_id=context.run_id,
+            lease=context.lease,
+        )
+        versions[table] = result.version
+        counts[f"{table}_changed"] = result.changed
+        counts[f"{table}_unchanged"] = result.unchanged
+        counts[f"{table}_removed"] = result.removed
+    publication = {
+        "slot": slot,
+        "model_version": version,
+        "versions": versions,
+        "as_of": row["as_of"],
+        "lease": context.lease(),
+        "published_at": registry.now(),
+        "run_id": context.run_id,
+    }
+    delta_io.append_rows(spark, [publication], lake.own("publications"), SCHEMAS["publications"], run_id=context.run_id)
+    registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
+    return JobResult(reason=verdict, counts=counts, versions=versions, model_version=version)
+
+
+def _tables(context: Context, row: Row) -> list[tuple[str, DataFrame, str]]:
+    spark, lake, version = context.spark, context.lake, row["model_version"]
+    factors = delta_io.read(spark, lake.candidate(version, "factors"))
+    lists = delta_io.read(spark, lake.candidate(version, "lists"))
+    attributes = delta_io.read_or_empty(spark, lake.shared("item_attributes"), SCHEMAS["item_attributes"])
+    names = attributes.select(F.col("id").alias("item_id"), F.col("name").alias("item_name"))
+    sides = [
+        (f"{side}_factors", factors.where(F.col("side") == side).withColumnRenamed("id", f"{side}_id"), f"{side}_id")
+        for side in ("item", "user")
+    ]
+    return [*sides, ("recommendations", lists.join(names, on="item_id", how="left"), "user_id")]
+
+
+def _gate(context: Context, row: Row, live: Row | None, force: bool) -> str:
+    """Return why the candidate may pass; record and raise the refusal of one that is worse than the live model."""
+    version = row["model_version"]
+    if live is None:
+        return "first model of this slot"
+    if force:
+        return "published by force, past the gate"
+    if not context.settings.publish.gate:
+        return "the gate is off (publish.gate)"
+    metrics = dict(row["metrics"] or {})
+    lower = metrics.get(f"gain_over:{live['model_version']}:lower")
+    if lower is None:
+        return "not compared with the live model: no held-out events"
+    margin = context.settings.evaluate.margin
+    if lower >= -margin:
+        return f"not worse than {live['model_version']}: lower bound of the gain {lower:+.4f}, margin {margin}"
+    registry.record_model(
+        context.spark, context.lake, {**row.asDict(), "state": "refused"}, context.run_id
+    )
+    raise ModelRefusedError(
+        f"model {version} is worse than the live {live['model_version']}: the lower confidence bound of its gain is "
+        f"{lower:+.4f}, under the margin of -{margin} (evaluate.margin); what is live stays. "
+        "`factorlake publish --force` publishes it all the same"
+    )

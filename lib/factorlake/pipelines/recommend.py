@@ -1,0 +1,48 @@
+"""Write a candidate's lists: reads its factors and the interactions it was trained on, writes candidates/VERSION/lists."""
+
+from __future__ import annotations
+
+from pyspark.sql import functions as F
+
+from factorlake.errors import NOTHING_TO_DO
+from factorlake.models.blocks import number_of_blocks
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.models import chosen_model, seen_pairs
+from factorlake.spark.exchange import Exchange
+from factorlake.spark.item_side import load_items
+from factorlake.spark.scorer import score_top_k
+from factorlake.tables import delta_io, registry
+from factorlake.tables.schemas import SCHEMAS
+
+
+def run(context: Context, model: str | None = None) -> JobResult:
+    """Score every user of the candidate; exactly k items each, seen items left out by the rule in the settings."""
+    spark, lake, settings = context.spark, context.lake, context.settings
+    row = chosen_model(context, model)
+    version = row["model_version"]
+    if row["state"] in ("scored", "published"):
+        return JobResult(NOTHING_TO_DO, f"model {version} has its lists already", model_version=version)
+    factors = delta_io.read(spark, lake.candidate(version, "factors"))
+    with Exchange(spark, lake.exchange(version)) as exchange:
+        items = load_items(factors.where(F.col("side") == "item"), exchange, row["mean"])
+        users = factors.where(F.col("side") == "user").select(F.col("id").alias("user_id"), "factor", "bias")
+        numbered = items.frame.withColumnRenamed("id", "item_id")
+        seen = seen_pairs(context, row["interactions_version"]).join(numbered, on="item_id").select("user_id", "position")
+        context.progress(f"scoring {row['n_items']} items, lists of {settings.recommend.k}")
+        best = score_top_k(users, seen, items.shipped, settings.recommend.k, number_of_blocks(row["n_observed"]))
+        lists = best.join(numbered, on="position")
+        path = lake.candidate(version, "lists")
+        commit = delta_io.overwrite(spark, lists, path, SCHEMAS["lists"], run_id=context.run_id)
+    figures = (
+        delta_io.read(spark, path, commit.version)
+        .agg(
+            F.count(F.lit(1)).alias("rows"),
+            F.countDistinct("user_id").alias("users"),
+            F.countDistinct("item_id").alias("items"),
+            F.countDistinct(F.when(F.col("source") != "model", F.col("user_id"))).alias("by_popularity"),
+        )
+        .collect()[0]
+        .asDict()
+    )
+    registry.record_model(spark, lake, {**row.asDict(), "state": "scored"}, context.run_id)
+    return JobResult(counts=figures, versions={"lists": commit.version}, model_version=version)
