@@ -125,11 +125,3 @@ def read_blocks(spark: SparkSession, path: str, side: Side) -> list[RatingBlock]
     frame = spark.read.format("delta").load(path).where(F.col("side") == side)
     found = dict(pair for batch in frame.toArrow().to_batches() for pair in unpack(batch))
     return [found[block] for block in sorted(found)]
-
-
-def read_block_headers(spark: SparkSession, path: str, side: Side) -> list[RatingBlock]:
-    """Bring one side's blocks without their ratings: positions, counts and hashes (the broadcast plan)."""
-    frame = spark.read.format("delta").load(path).where(F.col("side") == side)
-    frame = frame.withColumn("neighbours", F.lit(b"")).withColumn("values", F.lit(None).cast("binary"))
-    found = dict(pair for batch in frame.toArrow().to_batches() for pair in unpack(batch))
-    return [found[block] for block in sorted(found)]

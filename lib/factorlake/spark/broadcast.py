@@ -1,0 +1,191 @@
+"""The broadcast plan: Spark tasks solve blocks against one side's factors, which every worker gets whole.
+
+The driver rotates, sums and decides exactly as in the local plan; the tasks call the same pure function on the same
+arrays. So the factors are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from factorlake.models.half_step import BlockResult, HalfStepTask, solve_one_block
+from factorlake.models.parameters import AlsParameters
+from factorlake.models.problem import AlsProblem, SideLayout
+from factorlake.models.threads import single_threaded_blas
+from factorlake.models.weighting import ridge_counts
+from factorlake.spark.block_store import StoredBlock, load_block
+from factorlake.spark.blocks import unpack
+from factorlake.spark.compat import task_slots
+from factorlake.spark.exchange import Exchange, Handle
+from factorlake.types import FloatMatrix, RatingBlock, Side
+
+log = logging.getLogger(__name__)
+
+_RESULT = (
+    "block int, factors binary, observed_loss double, residual_sum double, regularization_loss double, "
+    "gram binary, jitters int"
+)
+_LAYOUT = "side string, block int, n_obs bigint, rating_sum double, hashes binary, counts binary"
+# Tasks per slot: enough that an uneven one does not leave the others idle.
+TASKS_PER_SLOT = 2
+
+
+def describe_blocks(blocks: DataFrame, parameters: AlsParameters) -> AlsProblem:
+    """Return the sizes and layouts of packed blocks; their ratings stay with the workers."""
+
+    def describe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            sides = batch["side"].to_pylist()
+            for side, (number, block) in zip(sides, unpack(batch), strict=True):
+                ratings = block.n_obs if block.values is None else np.sum(block.values, dtype=np.float64)
+                yield pa.RecordBatch.from_pylist(
+                    [
+                        {
+                            "side": side,
+                            "block": number,
+                            "n_obs": block.n_obs,
+                            "rating_sum": float(ratings),
+                            "hashes": block.hashes.tobytes(),
+                            "counts": ridge_counts(block, parameters).astype(np.int64).tobytes(),
+                        }
+                    ],
+                    schema=pa.schema(
+                        [
+                            ("side", pa.string()),
+                            ("block", pa.int32()),
+                            ("n_obs", pa.int64()),
+                            ("rating_sum", pa.float64()),
+                            ("hashes", pa.binary()),
+                            ("counts", pa.binary()),
+                        ]
+                    ),
+                )
+
+    rows = sorted(blocks.mapInArrow(describe, _LAYOUT).toArrow().to_pylist(), key=lambda row: row["block"])
+    users = [row for row in rows if row["side"] == "user"]
+    rating_sum = 0.0
+    for row in users:
+        rating_sum += row["rating_sum"]
+    return AlsProblem(
+        users=_layout(users),
+        items=_layout([row for row in rows if row["side"] == "item"]),
+        n_obs=sum(row["n_obs"] for row in users),
+        rating_sum=rating_sum,
+    )
+
+
+def _layout(rows: list[dict]) -> SideLayout:
+    hashes = [np.frombuffer(row["hashes"], np.int64) for row in rows]
+    block_ptr = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(part) for part in hashes], out=block_ptr[1:])
+    counts = [np.frombuffer(row["counts"], np.int64) for row in rows]
+    return SideLayout(block_ptr, np.concatenate(hashes), np.concatenate(counts))
+
+
+class BroadcastHalfStep:
+    """Solve one side's blocks in Spark tasks.
+
+    Where workers read the table root, a task opens its blocks from a local memory-mapped copy and the factors from
+    one shared file; elsewhere blocks and factors travel with the tasks (slower, always right).
+    """
+
+    def __init__(self, spark: SparkSession, path: str, exchange: Exchange, store: str) -> None:
+        self.spark = spark
+        self.path = path
+        self.exchange = exchange
+        self.store = store
+        self._stored: dict[str, list[StoredBlock]] = {}
+        log.info("broadcast plan: blocks and factors travel by %s", "file" if exchange.by_file else "task")
+
+    def __call__(self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
+        shipped = [self.exchange.ship(fixed), None if warm is None else self.exchange.ship(warm)]
+        try:
+            if self.exchange.by_file:
+                solved = self._by_file(task, *shipped)
+            else:
+                solved = self._with_tasks(task, *shipped)
+            results = {row["block"]: _unpack_result(row, task, fixed.dtype) for row in solved.toArrow().to_pylist()}
+        finally:
+            for handle in shipped:
+                if handle is not None:
+                    self.exchange.drop(handle)
+        return [results[block] for block in sorted(results)]
+
+    def _blocks(self, side: Side) -> DataFrame:
+        return self.spark.read.format("delta").load(self.path).where(F.col("side") == side)
+
+    def _by_file(self, task: HalfStepTask, fixed: Handle, warm: Handle | None) -> DataFrame:
+        if task.side not in self._stored:
+            located = self._blocks(task.side).select("block", "n_obs", F.col("_metadata.file_path").alias("file"))
+            self._stored[task.side] = [
+                StoredBlock(row["block"], unquote(urlparse(row["file"]).path), row["n_obs"]) for row in located.collect()
+            ]
+        groups = balanced(self._stored[task.side], TASKS_PER_SLOT * task_slots(self.spark))
+        store = self.store
+
+        def solve(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for group in batch["id"].to_pylist():
+                    for stored in groups[group]:
+                        yield _solve(task, stored.number, load_block(stored, store), fixed, warm)
+
+        return self.spark.range(0, len(groups), 1, len(groups)).mapInArrow(solve, _RESULT)
+
+    def _with_tasks(self, task: HalfStepTask, fixed: Handle, warm: Handle | None) -> DataFrame:
+        def solve(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for number, block in unpack(batch):
+                    yield _solve(task, number, block, fixed, warm)
+
+        return self._blocks(task.side).mapInArrow(solve, _RESULT)
+
+
+def balanced(blocks: Sequence[StoredBlock], n_groups: int) -> list[list[StoredBlock]]:
+    """Return at most ``n_groups`` groups of blocks with even numbers of observations: the largest first, each to the
+    lightest group."""
+    groups: list[list[StoredBlock]] = [[] for _ in range(max(1, min(n_groups, len(blocks))))]
+    weights = [0] * len(groups)
+    for block in sorted(blocks, key=lambda block: (-block.n_obs, block.number)):
+        lightest = weights.index(min(weights))
+        groups[lightest].append(block)
+        weights[lightest] += block.n_obs + 1
+    return groups
+
+
+def _solve(
+    task: HalfStepTask, number: int, block: RatingBlock, fixed: Handle, warm: Handle | None
+) -> pa.RecordBatch:
+    own = None if warm is None else np.array(warm.load()[block.first_row : block.first_row + block.n_rows])
+    with single_threaded_blas():
+        result = solve_one_block(task, block, fixed.load(), own)
+    return pa.RecordBatch.from_pydict(
+        {
+            "block": pa.array([number], pa.int32()),
+            "factors": pa.array([np.ascontiguousarray(result.factors).tobytes()], pa.binary()),
+            "observed_loss": pa.array([result.observed_loss], pa.float64()),
+            "residual_sum": pa.array([result.residual_sum], pa.float64()),
+            "regularization_loss": pa.array([result.regularization_loss], pa.float64()),
+            "gram": pa.array([None if result.gram is None else result.gram.tobytes()], pa.binary()),
+            "jitters": pa.array([result.jitters], pa.int32()),
+        }
+    )
+
+
+def _unpack_result(row: dict, task: HalfStepTask, dtype: np.dtype) -> BlockResult:
+    width = task.parameters.width
+    factors = np.frombuffer(row["factors"], dtype)
+    return BlockResult(
+        factors=factors.reshape(-1, width),
+        observed_loss=row["observed_loss"],
+        residual_sum=row["residual_sum"],
+        regularization_loss=row["regularization_loss"],
+        gram=None if row["gram"] is None else np.frombuffer(row["gram"], np.float64).reshape(width, width),
+        jitters=row["jitters"],
+    )

@@ -1,0 +1,95 @@
+"""Solve users' rows against a model's items: the same float64 systems as the last half step of training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from factorlake.models.fold_in import fold_in_rows
+from factorlake.models.parameters import AlsParameters
+from factorlake.models.threads import single_threaded_blas
+from factorlake.spark.ids import logical_block
+from factorlake.spark.scorer import ItemSide
+
+FOLDED_SCHEMA = "user_id string, factor array<float>, bias float, norm float, n_observed bigint"
+_ARROW_FOLDED = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("factor", pa.list_(pa.float32())),
+        ("bias", pa.float32()),
+        ("norm", pa.float32()),
+        ("n_observed", pa.int64()),
+    ]
+)
+
+
+def fold_in(
+    pairs: DataFrame,
+    items: ItemSide,
+    gram: NDArray[np.float64],
+    parameters: AlsParameters,
+    n_items: int,
+    n_blocks: int,
+) -> DataFrame:
+    """Return one row per user of ``pairs`` (columns of FOLDED_SCHEMA).
+
+    Parameters
+    ----------
+    pairs : user_id, position (of the item), value. A null position is a pair whose item the model does not know: it
+        gives the user a row but says nothing.
+    items, gram, parameters, n_items : the model, as recorded with it.
+    n_blocks : a power of two: users are grouped by the leading bits of their id's hash; it does not change a result.
+    """
+    item_side = items
+
+    def solve(table: pa.Table) -> pa.Table:
+        with single_threaded_blas():
+            return _solve_group(table, item_side, gram, parameters, n_items)
+
+    grouped = pairs.select(
+        "user_id", "position", "value", logical_block(F.xxhash64("user_id"), n_blocks).alias("block")
+    ).groupBy("block")
+    return grouped.applyInArrow(solve, FOLDED_SCHEMA)
+
+
+def _solve_group(
+    table: pa.Table, items: ItemSide, gram: NDArray[np.float64], parameters: AlsParameters, n_items: int
+) -> pa.Table:
+    encoded = table["user_id"].combine_chunks().dictionary_encode()
+    ids, row = encoded.dictionary, encoded.indices.to_numpy()
+    known = table["position"].is_valid().to_numpy()
+    position = table["position"].fill_null(-1).to_numpy()[known].astype(np.int32)
+    value = table["value"].to_numpy()[known].astype(np.float32)
+    row = row[known]
+    order = np.lexsort((position, row))
+    row_ptr = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(np.bincount(row, minlength=len(ids)), out=row_ptr[1:])
+    constant = bool(np.all(value == 1))
+    folded = fold_in_rows(
+        row_ptr,
+        position[order],
+        None if constant else value[order],
+        items.factors.load(),
+        gram,
+        parameters,
+        n_items,
+        item_biases=items.biases.load() if parameters.has_biases else None,
+        mean=items.mean,
+    )
+    factors = folded.factors
+    flat = pa.array(factors.reshape(-1), pa.float32())
+    offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * parameters.rank)
+    biases = np.zeros(len(ids), np.float32) if folded.biases is None else folded.biases
+    return pa.table(
+        {
+            "user_id": ids,
+            "factor": pa.ListArray.from_arrays(offsets, flat),
+            "bias": pa.array(biases, pa.float32()),
+            "norm": pa.array(np.sqrt(np.sum(factors.astype(np.float64) ** 2, axis=1)).astype(np.float32)),
+            "n_observed": pa.array(np.diff(row_ptr), pa.int64()),
+        },
+        schema=_ARROW_FOLDED,
+    )
