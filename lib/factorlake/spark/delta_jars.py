@@ -1,11 +1,11 @@
 """Delta's two jars, put once into the environment's own Spark.
 
-``python -m factorlake.spark.delta_jars`` is a step of ``make setup``. Afterwards every spark-submit of that environment
-has Delta without ``--packages`` and without a network. The wheel delta-spark brings no jar, and packages named
-in code come too late under spark-submit.
+``python -m factorlake.spark.delta_jars`` is a step of ``make setup``. Afterwards every spark-submit of that
+environment has Delta without ``--packages`` and without a network. The wheel delta-spark brings no jar, and
+packages named in code come too late under spark-submit.
 
-Only delta-spark and delta-storage are wanted. The resolver would also bring parquet, jackson, hadoop and others,
-all older than the ones Spark has; beside Spark's own they make two versions of one class.
+Only delta-spark and delta-storage are wanted. The resolver would also bring parquet, jackson, hadoop and
+others, older than the ones Spark has; beside Spark's own they make two versions of one class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHA256 = {
     "delta-spark_4.1_2.13-4.4.0.jar": "75a9400986853c061f5109f012547de2545a5759e5e752e5ef633dabe16a4f10",
     STORAGE_JAR: "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
 }
-# Everything that delta-spark asks for besides delta-storage; Spark has its own of each, or Delta runs without it.
+# All that delta-spark asks for besides delta-storage: Spark has its own of it, or Delta runs without it.
 EXCLUDED = (
     *("org.*:*", "com.*:*", "commons-*:*", "javax.*:*"),
     *("io.airlift:*", "io.unitycatalog:*", "io.delta:delta-kernel*"),
@@ -56,7 +56,7 @@ def spark_jars_folder() -> Path:
 
 
 def wanted_jars() -> dict[str, str]:
-    """Return the two jars of the installed Spark, name to SHA-256. The first name follows Spark's minor version.
+    """Return the two jars of the installed Spark, name to SHA-256. The first is named for Spark's version.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def wanted_jars() -> dict[str, str]:
 
 
 def faulty_jars(folder: Path, jars: Mapping[str, str]) -> list[str]:
-    """Return the names of those ``jars`` (name to SHA-256) that are absent from ``folder`` or differ from their sum."""
+    """Return the names of those ``jars`` (name to SHA-256) that ``folder`` lacks or has with another sum."""
     return [name for name, sha256 in jars.items() if _sha256(folder / name) != sha256]
 
 
@@ -84,8 +84,8 @@ def put_delta_jars(folder: Path | None = None) -> list[str]:
 
     Parameters
     ----------
-    folder : a Spark jars folder; none: that of the installed pyspark. A folder that has both is left as it is, and
-        no network is needed.
+    folder : a Spark jars folder; none: that of the installed pyspark. A folder that has both is left as it
+        is, and no network is needed.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def put_delta_jars(folder: Path | None = None) -> list[str]:
 def _resolve(delta_jar: str, ivy: str) -> None:
     """Let Spark's own resolver bring the jars into ``ivy``/jars, so that its mirrors and proxies apply.
 
-    spark-submit resolves packages before it runs a class; the class that it runs here only tells Hadoop's version.
+    spark-submit resolves packages before it runs a class; the class it runs here only tells Hadoop's version.
     """
     artifact = delta_jar.removesuffix(f"-{DELTA_VERSION}.jar")
     home = spark_jars_folder().parent
@@ -123,8 +123,9 @@ def _resolve(delta_jar: str, ivy: str) -> None:
     if done.returncode != 0:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise TransientError(
-            "Spark's resolver could not bring the Delta jars. Behind a mirror, name it in DEFAULT_ARTIFACT_REPOSITORY or in "
-            f"spark.jars.ivySettings of spark-defaults.conf, then run this again.\n{tail}"
+            "Spark's resolver could not bring the Delta jars. Behind a mirror, name it in the variable "
+            "DEFAULT_ARTIFACT_REPOSITORY or in spark.jars.ivySettings of spark-defaults.conf, then run this "
+            f"again.\n{tail}"
         )
 
 
