@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -140,8 +139,6 @@ def fit(
     finally:
         if context.lake.is_local:
             shutil.rmtree(path, ignore_errors=True)
-    if not math.isfinite(model.loss):
-        raise DataRefusedError(f"training ended with the objective {model.loss}")
     return Fitted(model, parameters, users, items, n_observed, plan, n_blocks)
 
 

@@ -1,0 +1,197 @@
+"""Train a candidate: reads interactions, writes candidates/VERSION/factors, training_trace and a models row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from factorlake.errors import NOTHING_TO_DO, ConfigError
+from factorlake.models.trained import TraceRow
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.fit import Fitted, fit
+from factorlake.pipelines.holdout import cutoff_of, epoch_metric
+from factorlake.pipelines.models import selected_events, training_pairs
+from factorlake.spark.exchange import Exchange, Handle
+from factorlake.spark.fold_in import fold_in
+from factorlake.spark.item_side import load_items
+from factorlake.spark.pairs import fingerprint
+from factorlake.tables import delta_io, registry
+from factorlake.tables.schemas import SCHEMAS
+
+
+def run(context: Context) -> JobResult:
+    """Train on the accepted events up to the holdout, then solve every user again on all events.
+
+    The model's version is made of the events' contents, the settings and the seed, so the same input gives the same
+    version: one that is trained already is not trained again (99).
+    """
+    spark, lake, settings = context.spark, context.lake, context.settings
+    interactions_version = delta_io.version(spark, lake.shared("interactions"))
+    events = selected_events(context, interactions_version)
+    print_of = fingerprint(events)
+    newest: Any = print_of["newest"]
+    cutoff = cutoff_of(newest, settings.train.holdout_days)
+    version = model_version(newest, str(print_of["hash"]), context)
+    existing = registry.model(spark, lake, version)
+    if existing is not None:
+        return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
+    known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
+    known = training_pairs(context, known_events)
+    trace: list[TraceRow] = []
+
+    def tell(row: TraceRow) -> None:
+        trace.append(row)
+        metric = "" if row.metric is None else f", held out {row.metric:.4f}"
+        context.progress(f"epoch {row.epoch} {row.side}: objective {row.loss:.6g}{metric} ({row.seconds:.2f} s)")
+
+    fitted = fit(context, known, version, on_half_step=tell, validation=_validation(context, events, known, cutoff))
+    context.progress("solving every user on all events")
+    factors_version = _write_factors(context, fitted, known, training_pairs(context, events), version)
+    trace_version = _write_trace(context, fitted, version, _metric_name(context))
+    model = fitted.model
+    row = {
+        "model_version": version,
+        "state": "trained",
+        "objective": settings.train.objective,
+        "rank": settings.train.rank,
+        "settings": json.dumps(settings.train.model_dump(mode="json")),
+        "seed": settings.seed,
+        "n_users": fitted.users.n_ids,
+        "n_items": fitted.items.n_ids,
+        "n_observed": fitted.n_observed,
+        "mean": float(model.mean),
+        "gram": np.ascontiguousarray(model.item_gram, np.float64).tobytes(),
+        "as_of": newest,
+        "cutoff": cutoff,
+        "interactions_version": interactions_version,
+        "fingerprint": print_of["hash"],
+        "epochs": model.epochs,
+        "loss": float(model.loss),
+        "metrics": {},
+    }
+    models_version = registry.record_model(spark, lake, row, context.run_id)
+    return JobResult(
+        counts={
+            "users": fitted.users.n_ids,
+            "items": fitted.items.n_ids,
+            "pairs": fitted.n_observed,
+            "epochs": model.epochs,
+        },
+        versions={
+            "interactions": interactions_version,
+            "factors": factors_version,
+            "training_trace": trace_version,
+            "models": models_version,
+        },
+        model_version=version,
+        details={"plan": fitted.plan, "loss": float(model.loss), "stopped": model.stopped},
+    )
+
+
+def model_version(newest: datetime | None, contents: str, context: Context) -> str:
+    """Return the version: the newest event's date and a hash of contents, settings and seed."""
+    settings = context.settings
+    what = {
+        "contents": contents,
+        "train": settings.train.model_dump(mode="json", exclude={"plan", "threads"}),
+        "select": settings.select.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{newest:%Y%m%d}-{digest}" if newest is not None else digest
+
+
+def _metric_name(context: Context) -> str | None:
+    stop = context.settings.train.early_stopping
+    return None if stop is None or stop.metric == "objective" else stop.metric
+
+
+def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: datetime | None) -> Any:
+    metric = _metric_name(context)
+    if metric is None:
+        return None
+    if cutoff is None:
+        raise ConfigError(f"train.early_stopping.metric {metric} needs a holdout: set train.holdout_days")
+    held = training_pairs(context, events.where(F.col("event_time") > F.lit(cutoff)))
+    return epoch_metric(metric, known, held)
+
+
+def item_factors_frame(fitted: Fitted, factors: Handle, biases: Handle, known: DataFrame) -> DataFrame:
+    """Return (id, factor, bias, norm, n_observed) of the trained items; each task reads its rows from the handles."""
+
+    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            position = batch["position"].to_numpy()
+            chosen = np.ascontiguousarray(factors.load()[position], np.float32)
+            offsets = pa.array(np.arange(len(position) + 1, dtype=np.int32) * chosen.shape[1])
+            norm = np.sqrt(np.sum(chosen.astype(np.float64) ** 2, axis=1)).astype(np.float32)
+            yield pa.RecordBatch.from_arrays(
+                [
+                    batch["id"],
+                    pa.ListArray.from_arrays(offsets, pa.array(chosen.reshape(-1))),
+                    pa.array(np.asarray(biases.load()[position], np.float32)),
+                    pa.array(norm),
+                    batch["n_observed"],
+                ],
+                names=["id", "factor", "bias", "norm", "n_observed"],
+            )
+
+    counts = known.groupBy(F.col("item_id").alias("id")).agg(F.count(F.lit(1)).alias("n_observed"))
+    numbered = fitted.items.frame.select("id", "position").join(counts, on="id").select("id", "position", "n_observed")
+    return numbered.mapInArrow(rows, "id string, factor array<float>, bias float, norm float, n_observed bigint")
+
+
+def _write_factors(context: Context, fitted: Fitted, known: DataFrame, all_pairs: DataFrame, version: str) -> int:
+    spark, lake, model = context.spark, context.lake, fitted.model
+    biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
+    path = lake.candidate(version, "factors")
+    with Exchange(spark, lake.exchange(version)) as exchange:
+        items = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
+        delta_io.overwrite(
+            spark, items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"], run_id=context.run_id
+        )
+        loaded = load_items(delta_io.read(spark, path), exchange, model.mean)
+        numbered = all_pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id", how="left")
+        users = fold_in(
+            numbered, loaded.shipped, model.item_gram, fitted.parameters, fitted.items.n_ids, fitted.n_blocks
+        )
+        users = users.withColumn("side", F.lit("user")).withColumnRenamed("user_id", "id")
+        commit = delta_io.append(spark, users, path, SCHEMAS["factors"], run_id=context.run_id)
+    return commit.version
+
+
+def _write_trace(context: Context, fitted: Fitted, version: str, metric_name: str | None) -> int:
+    rows = [
+        {
+            "model_version": version,
+            "epoch": row.epoch,
+            "side": row.side,
+            "state": row.state,
+            "loss": float(row.loss),
+            "observed_loss": float(row.observed_loss),
+            "regularization_loss": float(row.regularization_loss),
+            "seconds": float(row.seconds),
+            "metric_name": metric_name if row.metric is not None else None,
+            "metric": None if row.metric is None else float(row.metric),
+            "plan": fitted.plan,
+            "solver": fitted.parameters.solver,
+            "run_id": context.run_id,
+        }
+        for row in fitted.model.trace
+    ]
+    return delta_io.append_rows(
+        context.spark,
+        rows,
+        context.lake.own("training_trace"),
+        SCHEMAS["training_trace"],
+        run_id=context.run_id,
+        app_id=f"trace:{version}",
+    ).version
