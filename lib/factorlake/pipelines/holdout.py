@@ -27,26 +27,27 @@ def cutoff_of(newest: datetime | None, holdout_days: float | None) -> datetime |
 
 
 def split_events(
-    events: DataFrame, split: str, cutoff: datetime | None, test_share: float
+    events: DataFrame, split: str, cutoff: datetime | None, test_share: float, seed: int
 ) -> tuple[DataFrame, DataFrame]:
-    """Return (known, held out) events.
+    """Return (known, held out) events: the rules of factorlake.evaluation.splits as columns.
 
-    time: up to the cut-off and after it. leave_last_out: each user's last event by (time, event id) is held out, for
-    users with at least two. hash: pairs whose hash of (user, item) falls into the first ``test_share``. None depends
-    on the order of rows.
+    time: up to the cut-off and after it. leave_last_out: each user's last item, with all events of the pair. hash:
+    about ``test_share`` of the pairs. None depends on the order of rows.
     """
     if split == "time":
         after = F.col("event_time") > F.lit(cutoff)
         return events.where(~after), events.where(after)
     if split == "hash":
-        bucket = F.pmod(F.xxhash64("user_id", "item_id"), F.lit(1_000_000))
-        held = bucket < int(round(test_share * 1_000_000))
+        pair = F.xxhash64(F.lit(seed).cast("bigint"), F.xxhash64("user_id"), F.xxhash64("item_id"))
+        held = F.shiftrightunsigned(pair, 11) < F.lit(test_share * 2.0**53)
         return events.where(~held), events.where(held)
+    pairs = events.groupBy("user_id", "item_id").agg(F.max("event_time").alias("last"))
     by_user = Window.partitionBy("user_id")
-    last = F.row_number().over(by_user.orderBy(F.col("event_time").desc(), F.col("event_id").desc()))
-    marked = events.withColumn("_last", last).withColumn("_events", F.count(F.lit(1)).over(by_user))
-    held = (F.col("_last") == 1) & (F.col("_events") > 1)
-    return marked.where(~held).drop("_last", "_events"), marked.where(held).drop("_last", "_events")
+    newest_first = by_user.orderBy(F.desc("last"), F.xxhash64("item_id").desc(), F.desc("item_id"))
+    ranked = pairs.withColumn("n", F.row_number().over(newest_first)).withColumn("of", F.count(F.lit(1)).over(by_user))
+    last = ranked.where((F.col("n") == 1) & (F.col("of") > 1)).select("user_id", "item_id")
+    key = ["user_id", "item_id"]
+    return events.join(last, on=key, how="left_anti"), events.join(last, on=key, how="left_semi")
 
 
 def chosen_by_hash(frame: DataFrame, n: int, total: int) -> DataFrame:

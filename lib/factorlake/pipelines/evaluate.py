@@ -1,0 +1,273 @@
+"""Judge a candidate on events it has not seen: reads its factors and interactions, writes evaluation and a models row."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from factorlake.config.settings import Settings, TrainSettings
+from factorlake.errors import NOTHING_TO_DO, ConfigError
+from factorlake.evaluation.baselines import BiasBaseline
+from factorlake.evaluation.intervals import Interval, mean_interval, paired_interval
+from factorlake.evaluation.ranking import coverage, ranking_metrics
+from factorlake.evaluation.rating_error import rating_errors
+from factorlake.models.blocks import number_of_blocks
+from factorlake.models.parameters import AlsParameters
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.fit import als_parameters, fit
+from factorlake.pipelines.holdout import chosen_by_hash, split_events
+from factorlake.pipelines.models import chosen_model, selected_events, training_pairs
+from factorlake.pipelines.train import item_factors_frame
+from factorlake.spark.compat import keep, release
+from factorlake.spark.exchange import Exchange
+from factorlake.spark.fold_in import fold_in
+from factorlake.spark.item_side import LoadedItems, load_items
+from factorlake.spark.scorer import score_top_k
+from factorlake.tables import delta_io, registry
+from factorlake.tables.schemas import SCHEMAS
+
+GAIN = "gain_over"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model ready to be judged: its items with the workers, and the numbers its users fold in with."""
+
+    items: LoadedItems
+    gram: NDArray[np.float64]
+    parameters: AlsParameters
+    n_items: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the judged models must find: held-out pairs of known users, and what is known of those users."""
+
+    known: DataFrame
+    """(user_id, item_id, value) of the judged users."""
+    truth: DataFrame
+    """(user_id, item_id, value), none of them known."""
+    n_blocks: int
+    counts: dict[str, int]
+
+
+def run(context: Context, model: str | None = None) -> JobResult:
+    """Judge a candidate beside popularity (or bias) baselines and, on the same users, the published model.
+
+    Each model folds every judged user in on the events before the cut-off and is scored on those after it.
+    """
+    spark, lake, settings = context.spark, context.lake, context.settings
+    row = chosen_model(context, model)
+    version, split = row["model_version"], settings.evaluate.split
+    live = registry.publication(spark, lake, settings.publish.slot)
+    rival = live["model_version"] if live is not None and live["model_version"] != version else None
+    done = dict(row["metrics"] or {})
+    if row["state"] != "trained" and done and (rival is None or f"{GAIN}:{rival}:lower" in done):
+        return JobResult(NOTHING_TO_DO, f"model {version} is judged already", model_version=version)
+    if split == "time" and row["cutoff"] is None:
+        return JobResult(
+            NOTHING_TO_DO,
+            f"model {version} was trained on all events, so nothing is left to judge it: set train.holdout_days, "
+            "or evaluate.split to leave_last_out or hash",
+            model_version=version,
+        )
+    events = selected_events(context, row["interactions_version"])
+    known_events, held_events = split_events(events, split, row["cutoff"], settings.evaluate.test_share, settings.seed)
+    known, held = training_pairs(context, known_events), training_pairs(context, held_events)
+    explicit = settings.train.objective == "explicit"
+    with ExitStack() as open_until_done:
+        exchange = open_until_done.enter_context(Exchange(spark, lake.exchange(f"{version}-evaluation")))
+        judged = _candidate(context, row, exchange) if split == "time" else _refit(context, known, version, exchange)
+        task = _task(context, known, held, explicit, row["n_observed"])
+        context.progress(f"judging {version} on {task.counts['judged_users']} users")
+        if task.counts["judged_users"] == 0:
+            return JobResult(
+                NOTHING_TO_DO, "no held-out event belongs to a known user", counts=task.counts, model_version=version
+            )
+        if explicit:
+            figures = _rating_figures(context, judged, task)
+        else:
+            rivals = {} if rival is None or split != "time" else {"live": _published(context, rival, live, exchange)}
+            figures = _ranking_figures(context, judged, rivals, task)
+        release(task.known)
+        release(task.truth)
+    metrics = {metric: interval.value for (name, metric), interval in figures.items() if name == "model"}
+    if ("difference", _headline(settings.evaluate.k)) in figures:
+        gain = figures["difference", _headline(settings.evaluate.k)]
+        metrics |= {f"{GAIN}:{rival}:mean": gain.value, f"{GAIN}:{rival}:lower": gain.lower}
+    evaluation = _write(context, figures, version, split)
+    # Lists and a publication that came before stay what they are: judging again does not undo them.
+    state = "evaluated" if row["state"] == "trained" else row["state"]
+    registry.record_model(spark, lake, {**row.asDict(), "state": state, "metrics": metrics}, context.run_id)
+    return JobResult(
+        counts=task.counts, versions={"evaluation": evaluation}, model_version=version, details={"metrics": metrics}
+    )
+
+
+def _headline(k: int) -> str:
+    return f"ndcg@{k}"
+
+
+def _task(context: Context, known: DataFrame, held: DataFrame, explicit: bool, n_observed: int) -> Task:
+    """Keep held-out pairs of known users that are new to them; count cold users apart."""
+    key = ["user_id", "item_id"]
+    new = held if explicit else held.where(F.col("value") > 0)
+    new = new.join(known.select(key), on=key, how="left_anti")
+    users = new.select("user_id").distinct()
+    warm = keep(users.join(known.select("user_id").distinct(), on="user_id", how="left_semi"))
+    n_users, n_warm = users.count(), warm.count()
+    chosen = chosen_by_hash(warm, context.settings.evaluate.max_users, n_warm)
+    truth = keep(new.join(chosen, on="user_id", how="left_semi"))
+    of_chosen = keep(known.join(chosen, on="user_id", how="left_semi"))
+    judged = truth.select("user_id").distinct().count()
+    release(warm)
+    counts = {"judged_users": judged, "cold_users": n_users - n_warm, "held_out_pairs": truth.count()}
+    return Task(of_chosen, truth, number_of_blocks(n_observed), counts)
+
+
+def _candidate(context: Context, row: Row, exchange: Exchange) -> Judged:
+    path = context.lake.candidate(row["model_version"], "factors")
+    items = delta_io.read(context.spark, path).where(F.col("side") == "item")
+    return _judged(items, row, exchange)
+
+
+def _published(context: Context, version: str, publication: Any, exchange: Exchange) -> Judged:
+    """The live model as its publication recorded it."""
+    row = registry.model(context.spark, context.lake, version)
+    if row is None:
+        raise ConfigError(f"the published model {version} has no row in the models table; publish a new one by --force")
+    path = context.lake.published("item_factors", context.settings.publish.slot)
+    items = delta_io.read(context.spark, path, dict(publication["versions"])["item_factors"])
+    return _judged(items.withColumnRenamed("item_id", "id"), row, exchange)
+
+
+def _judged(items: DataFrame, row: Row, exchange: Exchange) -> Judged:
+    parameters = _parameters_of(row)
+    gram = np.frombuffer(row["gram"], np.float64).reshape(row["rank"], row["rank"])
+    return Judged(load_items(items, exchange, row["mean"]), gram, parameters, row["n_items"])
+
+
+def _parameters_of(row: Row) -> AlsParameters:
+    train = TrainSettings.model_validate(json.loads(row["settings"]))
+    return als_parameters(Settings(train=train, seed=row["seed"]))
+
+
+def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange) -> Judged:
+    """Train a model of its own on the known part of a split that is not by time."""
+    fitted = fit(context, known, f"{version}-{context.settings.evaluate.split}")
+    model = fitted.model
+    biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
+    frame = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
+    return Judged(load_items(frame, exchange, model.mean), model.item_gram, fitted.parameters, fitted.items.n_ids)
+
+
+def _fold(judged: Judged, task: Task) -> DataFrame:
+    numbered = judged.items.frame.withColumnRenamed("id", "item_id")
+    pairs = task.known.join(numbered, on="item_id", how="left")
+    return fold_in(pairs, judged.items.shipped, judged.gram, judged.parameters, judged.n_items, task.n_blocks)
+
+
+def _lists(judged: Judged, users: DataFrame, task: Task, k: int) -> pd.DataFrame:
+    numbered = judged.items.frame.withColumnRenamed("id", "item_id")
+    seen = task.known.join(numbered, on="item_id").select("user_id", "position")
+    best = score_top_k(users, seen, judged.items.shipped, k, task.n_blocks)
+    return best.join(numbered, on="position").select("user_id", "rank", "item_id").toPandas()
+
+
+def _ranking_figures(
+    context: Context, judged: Judged, rivals: dict[str, Judged], task: Task
+) -> dict[tuple[str, str], Interval]:
+    k = context.settings.evaluate.k
+    truth = task.truth.select("user_id", "item_id").toPandas()
+    folded = keep(_fold(judged, task))
+    nobody = folded.withColumn("factor", F.transform("factor", lambda _: F.lit(0.0).cast("float")))
+    lists = {"model": _lists(judged, folded, task, k), "popularity": _lists(judged, nobody, task, k)}
+    release(folded)
+    for name, rival in rivals.items():
+        lists[name] = _lists(rival, _fold(rival, task), task, k)
+    users = pd.Index(np.sort(truth["user_id"].unique()))
+    items = pd.Index(pd.unique(pd.concat([truth["item_id"], *(frame["item_id"] for frame in lists.values())])))
+    truth_ptr, truth_items = _compressed(users, items, truth)
+    figures: dict[tuple[str, str], Interval] = {}
+    per_user = {}
+    for name, frame in lists.items():
+        matrix = np.full((len(users), k), -1, np.int64)
+        matrix[users.get_indexer(frame["user_id"]), frame["rank"].to_numpy() - 1] = items.get_indexer(frame["item_id"])
+        per_user[name] = ranking_metrics(matrix, truth_ptr, truth_items, k)
+        figures |= {(name, metric): mean_interval(values) for metric, values in per_user[name].items()}
+        share = coverage(matrix, max(len(items), len(judged.items.factors)), k)
+        figures[name, f"coverage@{k}"] = Interval(share, share, share, len(users))
+    if "live" in per_user:
+        headline = _headline(k)
+        figures["difference", headline] = paired_interval(per_user["model"][headline], per_user["live"][headline])
+    return figures
+
+
+def _compressed(users: pd.Index, items: pd.Index, pairs: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    row, item = users.get_indexer(pairs["user_id"]), items.get_indexer(pairs["item_id"])
+    row_ptr = np.zeros(len(users) + 1, np.int64)
+    np.cumsum(np.bincount(row, minlength=len(users)), out=row_ptr[1:])
+    return row_ptr, item[np.argsort(row, kind="stable")]
+
+
+def _rating_figures(context: Context, judged: Judged, task: Task) -> dict[tuple[str, str], Interval]:
+    """RMSE and MAE of the held-out ratings, beside the mean and the bias model learnt from the same known ratings."""
+    numbered = judged.items.frame.withColumnRenamed("id", "item_id")
+    users = _fold(judged, task).select("user_id", "factor", "bias")
+    held = task.truth.join(numbered, on="item_id", how="left").join(users, on="user_id").toPandas()
+    known = task.known.select("user_id", "item_id", "value").toPandas()
+    position = held["position"].fillna(-1).to_numpy().astype(np.int64)
+    in_model = position >= 0
+    predicted = judged.items.shipped.mean + held["bias"].to_numpy(np.float64)
+    factors = np.stack(held["factor"].to_list()).astype(np.float64)
+    predicted[in_model] += judged.items.biases[position[in_model]]
+    predicted[in_model] += np.einsum("nk,nk->n", factors[in_model], judged.items.factors[position[in_model]])
+    user_ids, item_ids = pd.Index(known["user_id"].unique()), pd.Index(known["item_id"].unique())
+    ratings = known["value"].to_numpy(np.float64)
+    baseline = BiasBaseline.fit(
+        user_ids.get_indexer(known["user_id"]),
+        item_ids.get_indexer(known["item_id"]),
+        ratings,
+        len(user_ids),
+        len(item_ids),
+    )
+    by_biases = baseline.predict(user_ids.get_indexer(held["user_id"]), item_ids.get_indexer(held["item_id"]))
+    owner = pd.factorize(held["user_id"])[0]
+    actual = held["value"].to_numpy(np.float64)
+    guesses = {"model": predicted, "biases": by_biases, "mean": np.full(len(actual), ratings.mean())}
+    return {
+        (name, metric): interval
+        for name, guess in guesses.items()
+        for metric, interval in rating_errors(owner, guess, actual).items()
+    }
+
+
+def _write(context: Context, figures: dict[tuple[str, str], Interval], version: str, split: str) -> int:
+    moment = registry.now()
+    rows = [
+        {
+            "model_version": version,
+            "split": split,
+            "name": name,
+            "metric": metric,
+            **{end: _finite(getattr(interval, end)) for end in ("value", "lower", "upper")},
+            "n": interval.n,
+            "recorded_at": moment,
+            "run_id": context.run_id,
+        }
+        for (name, metric), interval in figures.items()
+    ]
+    path = context.lake.own("evaluation")
+    return delta_io.append_rows(context.spark, rows, path, SCHEMAS["evaluation"], run_id=context.run_id).version
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
