@@ -15,6 +15,7 @@ import numpy as np
 
 from factorlake.errors import FactorlakeError
 from factorlake.reporting.masking import masked_settings
+from factorlake.reporting.text import ABSENT, figure
 from factorlake.types import FloatVector, IntVector
 
 RANKING_HEADLINES = ("ndcg", "recall", "map", "hit", "precision", "mrr")
@@ -245,6 +246,17 @@ class RunReport:
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of the metric is the better one (rating errors)."""
     return metric.split("@")[0] in RATING_ERRORS
+
+
+def beside_baseline(report: RunReport) -> str:
+    """Return the headline metric against its baseline in words; "–" when there is none to compare with."""
+    if report.headline is None or report.headline[1] is None:
+        return ABSENT
+    row, baseline = report.headline
+    named = f"{baseline.name} {figure(baseline.value)}"
+    if lower_is_better(row.metric) or not baseline.value > 0:
+        return f"beside {named}"
+    return f"{row.value / baseline.value:.2f} × {named}"
 
 
 def records(kind: type[Record], rows: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:

@@ -14,7 +14,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(element: str, /, *children: object, **attributes: object) -> Html:
     """Return one element. Children that are not ``Html`` are escaped; None and "" are left out.
 
     Attributes: ``class_`` is class, other underscores become hyphens, None leaves the attribute out, values are
@@ -25,9 +25,9 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
         for key, value in attributes.items()
         if value is not None
     )
-    if name in VOID:
-        return Html(f"<{name}{written}>")
-    return Html(f"<{name}{written}>{join(children)}</{name}>")
+    if element in VOID:
+        return Html(f"<{element}{written}>")
+    return Html(f"<{element}{written}>{join(children)}</{element}>")
 
 
 def join(parts: Iterable[object]) -> Html:

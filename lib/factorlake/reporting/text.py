@@ -71,6 +71,5 @@ def seconds(length: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Return a count with its noun: 1 batch, 2 batches."""
-    ending = "" if number == 1 else "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
-    return f"{count(number)} {noun}{ending}"
+    """Return a count with its noun, which takes a plain s: 1 record, 2 records."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
