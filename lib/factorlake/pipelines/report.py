@@ -1,0 +1,223 @@
+"""The run report: reads what the stages left in the tables, writes one HTML page and its figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from factorlake.config.settings import Settings
+from factorlake.errors import DONE, ConfigError
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.demo import planted_share
+from factorlake.pipelines.models import seen_pairs
+from factorlake.reporting.content import (
+    Batch,
+    Expectation,
+    MetricRow,
+    Publication,
+    RunReport,
+    Stage,
+    Suggestion,
+    TraceRow,
+    UserSample,
+    records,
+    skew_of,
+)
+from factorlake.reporting.html import render_html
+from factorlake.reporting.summary import render_summary, to_json
+from factorlake.spark.session import open_session
+from factorlake.tables import delta_io, registry
+from factorlake.tables.names import Lake
+from factorlake.tables.schemas import SCHEMAS
+
+SHOWN_BATCHES = 60
+SHOWN_HISTORY = 8
+SHOWN_SUGGESTIONS = 5
+SCORES = 20_000
+
+
+def write_report(context: Context, result: JobResult, stages: list[Stage]) -> tuple[str | None, str]:
+    """Write report.html and metrics.json of a run and return (path of the page, summary for the terminal).
+
+    Where the root is no disk the page is not written: the path is None and the summary still tells all.
+    """
+    report = build_report(context, result, stages)
+    path = None
+    if context.lake.is_local:
+        folder = Path(context.lake.reports())
+        folder.mkdir(parents=True, exist_ok=True)
+        path = str(folder / f"{context.run_id}.html")
+        Path(path).write_text(render_html(report), encoding="utf-8")
+        (folder / f"{context.run_id}.json").write_text(to_json(report), encoding="utf-8")
+    width = min(120, max(80, os.get_terminal_size().columns)) if os.isatty(1) else 100
+    return path, render_summary(report, width, os.isatty(1), path)
+
+
+def build_report(context: Context, result: JobResult, stages: list[Stage]) -> RunReport:
+    """Gather a report from the tables. Parts whose tables are not there yet stay empty."""
+    spark, lake, settings = context.spark, context.lake, context.settings
+    version = result.model_version
+    row = registry.model(spark, lake, version) if version else None
+    scored = row is not None and row["state"] in ("scored", "published", "refused")
+    lists = delta_io.read(spark, lake.candidate(version, "lists")) if scored and version else None
+    batches, expectations = _validation(context)
+    publication = registry.publication(spark, lake, settings.publish.slot)
+    return RunReport(
+        run_id=context.run_id,
+        recommender=settings.recommender,
+        started=datetime.now(UTC),
+        state={0: "done", 99: "nothing", 3: "refused"}.get(result.exit_code, "failed"),
+        reason=result.reason,
+        model_version=version,
+        users=row["n_users"] if row else None,
+        items=row["n_items"] if row else None,
+        pairs=row["n_observed"] if row else None,
+        stages=tuple(stages),
+        settings=settings.model_dump(by_alias=True, mode="json"),
+        batches=batches,
+        expectations=expectations,
+        trace=_of_model(context, "training_trace", version, TraceRow, ["epoch", F.desc("side")]),
+        evaluation=_latest_evaluation(context, version),
+        samples=_samples(context, row, lists) if row and lists is not None else (),
+        planted=planted_share(context, row, lists) if settings.demo and row and lists is not None else None,
+        skews=_skews(context, row),
+        scores=_scores(lists) if lists is not None else None,
+        versions=result.versions,
+        publication=_publication(publication, version, result),
+    )
+
+
+def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation, ...]]:
+    path = context.lake.shared("validation_results")
+    if not delta_io.exists(context.spark, path):
+        return (), ()
+    rows = delta_io.read(context.spark, path).orderBy("recorded_at").collect()
+    latest: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        # A batch that was refused and accepted later is told as it ended.
+        latest.setdefault(row["batch"], {})[row["kind"], row["rule"]] = row
+    batches, expectations = [], []
+    for batch, figures in list(latest.items())[-SHOWN_BATCHES:]:
+        counts = {rule: int(row["value"]) for (kind, rule), row in figures.items() if kind == "count"}
+        gate = next((row for (kind, _), row in figures.items() if kind == "gate"), None)
+        batches.append(
+            Batch(
+                batch=batch,
+                input=counts["rows"],
+                accepted=counts["accepted"],
+                quarantined=counts["quarantined"],
+                duplicates=counts["duplicates"],
+                superseded=counts["superseded"],
+                reasons={
+                    rule: int(row["value"]) for (kind, rule), row in figures.items() if kind == "reason" and row["value"]
+                },
+                passed=gate is None or bool(gate["success"]),
+                gate_reason=(gate["detail"] or "") if gate is not None else "",
+            )
+        )
+        expectations += [
+            Expectation(rule, row["success"], row["value"], batch)
+            for (kind, rule), row in figures.items()
+            if kind == "expectation"
+        ]
+    return tuple(batches), tuple(expectations)
+
+
+def _of_model(context: Context, table: str, version: str | None, kind: type, order: list[Any]) -> tuple[Any, ...]:
+    path = context.lake.own(table)
+    if version is None or not delta_io.exists(context.spark, path):
+        return ()
+    rows = delta_io.read(context.spark, path).where(F.col("model_version") == version).orderBy(*order).collect()
+    return records(kind, (row.asDict() for row in rows))
+
+
+def _latest_evaluation(context: Context, version: str | None) -> tuple[MetricRow, ...]:
+    rows = _of_model(context, "evaluation", version, MetricRow, ["recorded_at"])
+    return tuple({(row.split, row.name, row.metric): row for row in rows if row.name != "difference"}.values())
+
+
+def _names(context: Context, frame: DataFrame) -> DataFrame:
+    attributes = delta_io.read_or_empty(
+        context.spark, context.lake.shared("item_attributes"), SCHEMAS["item_attributes"]
+    )
+    named = frame.join(attributes.select(F.col("id").alias("item_id"), "name"), on="item_id", how="left")
+    return named.withColumn("name", F.coalesce("name", "item_id"))
+
+
+def _samples(context: Context, row: Row, lists: DataFrame) -> tuple[UserSample, ...]:
+    """A few users, chosen by hash, as what they had and what they are recommended; their ids stay behind."""
+    n = context.settings.report_users
+    chosen = (
+        lists.where("source = 'model'")
+        .select("user_id")
+        .distinct()
+        .orderBy(F.xxhash64(F.lit("report"), "user_id"))
+        .limit(n)
+    )
+    listed = _names(context, lists.join(chosen, on="user_id").where(F.col("rank") <= SHOWN_SUGGESTIONS))
+    had = _names(context, seen_pairs(context, row["interactions_version"]).join(chosen, on="user_id"))
+    suggestions: dict[str, list[Row]] = {}
+    for item in listed.orderBy("rank").collect():
+        suggestions.setdefault(item["user_id"], []).append(item)
+    history: dict[str, list[str]] = {}
+    for item in had.orderBy("name").collect():
+        history.setdefault(item["user_id"], []).append(item["name"])
+    return tuple(
+        UserSample(
+            history=tuple(history.get(user, [])[:SHOWN_HISTORY]),
+            suggestions=tuple(Suggestion(r["name"], float(r["score"]), r["source"]) for r in suggestions[user]),
+            history_total=len(history.get(user, [])),
+        )
+        for user in sorted(suggestions)
+    )
+
+
+def _skews(context: Context, row: Row | None) -> tuple[Any, ...]:
+    if row is None:
+        return ()
+    factors = delta_io.read(context.spark, context.lake.candidate(row["model_version"], "factors"))
+    counts = factors.select("side", "n_observed").toPandas()
+    sides = (skew_of(side, counts.loc[counts["side"] == side, "n_observed"].to_numpy()) for side in ("user", "item"))
+    return tuple(skew for skew in sides if skew is not None)
+
+
+def _scores(lists: DataFrame) -> np.ndarray:
+    sampled = lists.where("source = 'model'").orderBy(F.xxhash64("user_id", "rank")).limit(SCORES)
+    return sampled.select("score").toPandas()["score"].to_numpy()
+
+
+def _publication(publication: Row | None, version: str | None, result: JobResult) -> Publication | None:
+    if publication is None and result.exit_code in (0, 99):
+        return None
+    live = publication is not None and publication["model_version"] == version
+    changed = [value for key, value in result.counts.items() if key.endswith("recommendations_changed")]
+    unchanged = [value for key, value in result.counts.items() if key.endswith("recommendations_unchanged")]
+    return Publication(
+        published=live,
+        slot=publication["slot"] if publication is not None else "live",
+        reason=result.reason,
+        changed=changed[0] if changed else None,
+        unchanged=unchanged[0] if unchanged else None,
+    )
+
+
+def show(settings: Settings, as_json: bool) -> int:
+    """`factorlake report`: write the report of the model trained last again and print its summary."""
+    spark = open_session(settings.spark)
+    lake = Lake.at(settings.root, settings.recommender)
+    row = registry.latest_model(spark, lake)
+    if row is None:
+        raise ConfigError(f"no model has been trained under {lake.root}/{lake.recommender}; run `factorlake run` first")
+    context = Context(spark, settings, lake, f"report-{row['model_version']}", lambda _: None, "conf", lambda: 0)
+    path, summary = write_report(context, JobResult(model_version=row["model_version"]), [])
+    print_line = json.dumps({"report": path, "model_version": row["model_version"], "exit_code": DONE})
+    sys.stdout.write(f"{print_line}\n" if as_json else f"{summary}\n{print_line}\n")
+    return DONE

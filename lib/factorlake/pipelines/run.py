@@ -1,0 +1,60 @@
+"""All stages in turn, from the log to published lists; what is done is not done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError
+from factorlake.pipelines import attributes, evaluate, ingest, publish, recommend, train, validate
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.demo import prepare_demo_log
+from factorlake.pipelines.report import write_report
+from factorlake.reporting.content import Stage
+
+STAGES: dict[str, Callable[[Context], JobResult]] = {
+    "ingest": ingest.run,
+    "validate": validate.run,
+    "attributes": attributes.run,
+    "train": train.run,
+    "evaluate": evaluate.run,
+    "recommend": recommend.run,
+    "publish": publish.run,
+}
+
+
+def run(context: Context, first: str = "ingest", last: str = "publish") -> JobResult:
+    """Run the stages from ``first`` to ``last`` and write the report.
+
+    Each stage knows by its own tables what is left for it to do, so a run that was killed between two stages, or
+    inside one, goes on where it is needed when it is started again. A stage that refuses ends the run; what is
+    published stays. 99 when no stage had anything to do.
+    """
+    names = list(STAGES)
+    chosen = names[names.index(first) : names.index(last) + 1]
+    combined = JobResult(NOTHING_TO_DO, "nothing to do: no new events, and the model of these settings is live")
+    stages: list[Stage] = []
+    if context.settings.demo is not None and "ingest" in chosen:
+        context.progress("log: writing the embedded log")
+        prepare_demo_log(context.settings)
+    for name in chosen:
+        began = time.perf_counter()
+        staged = replace(context, progress=lambda message, name=name: context.progress(f"{name}: {message}"))  # type: ignore[misc]
+        staged.progress("start")
+        try:
+            result = STAGES[name](staged)
+        except FactorlakeError as error:
+            result = JobResult(error.exit_code, str(error))
+        stages.append(Stage(name, time.perf_counter() - began, result.reason))
+        combined.counts |= {f"{name}.{key}": value for key, value in result.counts.items()}
+        combined.versions |= result.versions
+        combined.model_version = result.model_version or combined.model_version
+        if result.exit_code == DONE:
+            combined.exit_code, combined.reason = DONE, "done"
+        elif result.exit_code != NOTHING_TO_DO:
+            combined.exit_code, combined.reason = result.exit_code, f"{name}: {result.reason}"
+            break
+    path, summary = write_report(context, combined, stages)
+    combined.details |= {"report": path, "summary": summary, "stages": {s.name: round(s.seconds, 2) for s in stages}}
+    return combined
