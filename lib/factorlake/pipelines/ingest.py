@@ -1,0 +1,253 @@
+"""Ingest: new files, or new commits of a Delta table, to raw_events. Reads the input and ingest_ledger; writes both tables.
+
+Exactly once: the ledger first names the files of a batch (`planned`), then the batch's records are appended in one
+commit that Delta takes only once, then the ledger closes the batch (`ingested`). A run killed in between leaves a
+planned batch; the next run closes it when its records are there and reads its files again when they are not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from factorlake.config.settings import EventColumns
+from factorlake.errors import NOTHING_TO_DO, DataRefusedError
+from factorlake.pipelines import ingest_ledger as ledger
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.spark.delta_source import find_new_rows, is_delta_table, read_new_rows
+from factorlake.spark.files import SourceFile, list_files
+from factorlake.spark.readers import Inspection, count_by_file, inspect_files, read_records
+from factorlake.tables import delta_io
+from factorlake.tables.schemas import SCHEMAS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Plan:
+    """One batch: what the ledger says of each of its files, and which of them are read."""
+
+    batch: str
+    entries: list[dict[str, Any]]
+    files: list[SourceFile] = field(default_factory=list)
+
+    @property
+    def planned(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.entries if entry["outcome"] == ledger.PLANNED]
+
+
+def run(context: Context) -> JobResult:
+    """Bring what is new in the input into raw_events.
+
+    Raises
+    ------
+    ConfigError : no input is set, or there is none at its path.
+    DataRefusedError : an empty folder before anything was ingested, a missing column, an unreadable file (with
+        `ingest.on_unreadable: refuse`), a Delta source whose rows were rewritten. Nothing of the batch is taken.
+    """
+    path = context.settings.require_input()
+    result = JobResult(counts={"files": 0, "records": 0, "broken": 0, "duplicate_files": 0})
+    result.details["batches"] = []
+    _close_written_batches(context, result)
+    if context.settings.ingest.format == "delta" or (
+        context.settings.ingest.format == "auto" and is_delta_table(context.spark, path)
+    ):
+        _ingest_table(context, path, result)
+    else:
+        _ingest_files(context, path, result)
+    if not result.details["batches"]:
+        result.exit_code, result.reason = NOTHING_TO_DO, "no new records" if result.counts["files"] else "no new files"
+    return result
+
+
+def _ingest_files(context: Context, path: str, result: JobResult) -> None:
+    files, left_aside = list_files(context.spark, path, context.settings.ingest)
+    result.counts["left_aside"] = left_aside
+    if left_aside:
+        log.warning("%d files have an ending that names no format and were left aside", left_aside)
+    book = Ledger.read(context)
+    if not files and not book.rows:
+        raise DataRefusedError(
+            f"{path} holds no file to read"
+            + (f" ({left_aside} have an unknown ending: set `ingest.format`)" if left_aside else "")
+            + ": wait for the log to arrive, or check `input` and `ingest.pattern`"
+        )
+    known = book.known_files()
+    new = [file for file in files if (file.path, file.size, file.modified_us) not in known]
+    # A planned batch is read again by itself, so that a run that was killed groups files as a clean one does.
+    for entries in book.unfinished().values():
+        planned = {entry["file"] for entry in entries}
+        again = [file for file in new if file.path in planned]
+        new = [file for file in new if file.path not in planned]
+        _ingest_group(context, again, result)
+    _ingest_group(context, new, result)
+
+
+def _ingest_group(context: Context, files: list[SourceFile], result: JobResult) -> None:
+    if not files:
+        return
+    context.progress(f"reading {len(files)} new files")
+    result.counts["files"] += len(files)
+    plan = plan_files(context, inspect_files(context.spark, files), Ledger.read(context).known_hashes())
+    result.counts["duplicate_files"] += sum(entry["outcome"] == ledger.DUPLICATE for entry in plan.entries)
+    result.versions["ingest_ledger"] = ledger.record(context, plan.entries)
+    if plan.files:
+        write_records(context, plan.batch, read_records(context.spark, plan.files))
+        close_batch(context, plan.batch, plan.planned, result)
+
+
+def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str, str]) -> Plan:
+    """Decide what becomes of each file: read, a copy of a known one, empty, or unreadable.
+
+    Raises
+    ------
+    DataRefusedError : a mapped column is missing, or a file cannot be read and `ingest.on_unreadable` is refuse.
+    """
+    refuse = context.settings.ingest.on_unreadable == "refuse"
+    required = mapped_columns(context.settings.events.columns)
+    seen = dict(known_hashes)
+    entries: list[dict[str, Any]] = []
+    taken: list[Inspection] = []
+    unreadable = [look for look in found if look.problem is not None]
+    if unreadable and refuse:
+        first = unreadable[0]
+        raise DataRefusedError(
+            f"{len(unreadable)} of {len(found)} new files cannot be read, the first is {first.file.path}: "
+            f"{first.problem}. Nothing was taken: mend or remove it, or set `ingest.on_unreadable: skip`"
+        )
+    for look in sorted(found, key=lambda look: look.file.path):
+        outcome, detail = ledger.PLANNED, None
+        if look.problem is not None:
+            outcome, detail = ledger.UNREADABLE, look.problem
+            log.warning("file %s was left out: %s", look.file.path, look.problem)
+        elif look.is_empty:
+            outcome = ledger.EMPTY
+        elif look.content_hash in seen:
+            outcome, detail = ledger.DUPLICATE, f"same content as {seen[look.content_hash]}"
+        else:
+            check_columns(look.file.path, look.columns, required)
+            seen[look.content_hash or ""] = look.file.path
+            taken.append(look)
+        entries.append(
+            ledger.entry(
+                look.file.path,
+                outcome,
+                size=look.file.size,
+                modified_us=look.file.modified_us,
+                content_hash=look.content_hash,
+                detail=detail,
+            )
+        )
+    batch = ledger.batch_id((look.file.path, look.content_hash or "") for look in taken)
+    for entry in entries:
+        if entry["outcome"] == ledger.PLANNED:
+            entry["batch"] = batch
+    return Plan(batch, entries, [look.file for look in taken])
+
+
+def _ingest_table(context: Context, path: str, result: JobResult) -> None:
+    since = Ledger.read(context).last_version(path)
+    new = find_new_rows(context.spark, path, since)
+    if not new.added:
+        return
+    check_columns(path, new.columns, mapped_columns(context.settings.events.columns))
+    context.progress(f"reading the rows that {path} got up to version {new.version}")
+    result.counts["files"] += 1
+    batch = ledger.batch_id([(path, f"{since}..{new.version}")])
+    planned = ledger.entry(
+        path, ledger.PLANNED, size=0, modified_us=None, content_hash=str(new.version), batch=batch
+    )
+    ledger.record(context, [planned])
+    write_records(context, batch, read_new_rows(context.spark, new))
+    close_batch(context, batch, [planned], result)
+
+
+def write_records(context: Context, batch: str, records: DataFrame) -> bool:
+    """Append a batch's records to raw_events in one commit; return False when an earlier run had done it."""
+    frame = records.select(
+        F.lit(batch).alias("batch"),
+        *records.columns,
+        F.lit(datetime.now(UTC)).alias("ingested_at"),
+        F.lit(context.run_id).alias("run_id"),
+    )
+    commit = delta_io.append(
+        context.spark,
+        frame,
+        context.lake.shared("raw_events"),
+        SCHEMAS["raw_events"],
+        run_id=context.run_id,
+        app_id=f"ingest:{batch}",
+    )
+    if commit.skipped:
+        log.info("batch=%s was in raw_events already", batch)
+    return not commit.skipped
+
+
+def close_batch(context: Context, batch: str, planned: list[dict[str, Any]], result: JobResult) -> None:
+    """Record every file of a written batch as ingested, with the records that raw_events holds of it."""
+    path = context.lake.shared("raw_events")
+    counts = count_by_file(delta_io.read(context.spark, path).filter(F.col("batch") == batch))
+    # A row of a Delta source names the data file it came from; the ledger names the table.
+    per_file = {entry["file"]: counts.get(entry["file"], (0, 0)) for entry in planned}
+    if len(planned) == 1:
+        total = sum(records for records, _ in counts.values()), sum(broken for _, broken in counts.values())
+        per_file = {planned[0]["file"]: total}
+    entries = [
+        {**entry, "outcome": ledger.INGESTED, "records": per_file[entry["file"]][0]} for entry in planned
+    ]
+    result.versions["ingest_ledger"] = ledger.record(context, entries)
+    result.versions["raw_events"] = delta_io.version(context.spark, path)
+    result.counts["records"] += sum(records for records, _ in per_file.values())
+    result.counts["broken"] += sum(broken for _, broken in per_file.values())
+    result.details["batches"].append(batch)
+    log.info("batch=%s files=%d records=%d", batch, len(planned), sum(n for n, _ in per_file.values()))
+
+
+def _close_written_batches(context: Context, result: JobResult) -> None:
+    """Close the batches that a killed run had written but not closed."""
+    path = context.lake.shared("raw_events")
+    for batch, rows in Ledger.read(context).unfinished().items():
+        if not delta_io.exists(context.spark, path):
+            return
+        if delta_io.read(context.spark, path).filter(F.col("batch") == batch).isEmpty():
+            continue
+        planned = [
+            ledger.entry(
+                row["file"],
+                ledger.PLANNED,
+                size=row["size"],
+                modified_us=row["modified_us"],
+                content_hash=row["content_hash"],
+                batch=batch,
+            )
+            for row in rows
+        ]
+        result.counts["files"] += len(planned)
+        close_batch(context, batch, planned, result)
+
+
+def mapped_columns(columns: EventColumns) -> dict[str, str]:
+    """Return the raw columns that the settings name, each with the setting that names it."""
+    return {
+        column: f"events.columns.{name}" for name, column in columns.model_dump().items() if column is not None
+    }
+
+
+def check_columns(file: str, columns: Iterable[str] | None, required: dict[str, str]) -> None:
+    """Raise DataRefusedError when a file declares its columns and one that the settings name is not among them."""
+    if columns is None:
+        return
+    present = list(columns)
+    for column, setting in required.items():
+        if column not in present:
+            raise DataRefusedError(
+                f"{file} has no column {column!r}; it has {', '.join(present)}. Nothing was taken: set `{setting}` "
+                "to one of these, or mend the file"
+            )

@@ -1,0 +1,286 @@
+"""Validate: raw_events to interactions and quarantine, batch by batch.
+
+Reads raw_events and ingest_ledger; writes interactions, quarantine and validation_results. Each batch is judged by its
+own records, decided upon (the decision and its figures are written first), and then written; a run killed in between
+is finished by the next. A refused batch waits for `factorlake validate --accept BATCH`, or for other rules or limits,
+and holds up no later batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from datetime import UTC, datetime
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError, FactorlakeError
+from factorlake.pipelines import batches as state
+from factorlake.pipelines.batches import BatchStates, Decision
+from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.quality.expectations import Finding, read_suite, run_suite
+from factorlake.quality.gate import judge_batch
+from factorlake.quality.metrics import BatchMetrics, check_accounting, measure
+from factorlake.quality.rules import check_rules, judge_rows, reason_names, rules_hash
+from factorlake.quality.verdicts import ACCEPTED, KEPT, QUARANTINED, with_verdicts
+from factorlake.spark.compat import keep, release
+from factorlake.tables import delta_io
+from factorlake.tables.schemas import SCHEMAS
+
+log = logging.getLogger(__name__)
+
+ACCOUNTED = ("rows", "accepted", "quarantined", "duplicates", "superseded", "replaced")
+
+
+def run(context: Context, accept: str | None = None) -> JobResult:
+    """Validate every batch that waits, or the refused batch ``accept`` whatever the gate says.
+
+    Returns exit code 3 when a batch was refused (the others are in), 99 when none was waiting.
+
+    Raises
+    ------
+    ConfigError : a rule, a time format or the suite is wrong; ``accept`` names no refused batch.
+    DataRefusedError : nothing was ingested yet.
+    FactorlakeError : the row accounting of a batch does not close.
+    """
+    settings = context.settings
+    check_rules(context.spark, settings.events, settings.validation)
+    if settings.validation.expectations:
+        read_suite(settings.validation.expectations, context.conf_dir)
+    ingested = Ledger.read(context).batches()
+    if not ingested:
+        raise DataRefusedError("nothing was ingested yet: run `factorlake ingest` first")
+    states = BatchStates.read(context)
+    result = JobResult(counts=dict.fromkeys(ACCOUNTED, 0))
+    refusals = []
+    waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
+    for batch in waiting:
+        context.progress(f"validating batch {batch} ({ingested[batch]:,} rows)")
+        decision = _settle(context, batch, ingested[batch], states, result, accepted=accept is not None)
+        if not decision.passed:
+            refusals.append(_refusal(batch, decision))
+    result.details["batches"] = waiting
+    result.details["refused"] = states.refused()
+    if refusals:
+        result.exit_code, result.reason = DataRefusedError.exit_code, " ".join(refusals)
+    elif not waiting:
+        result.exit_code, result.reason = NOTHING_TO_DO, "no new batches"
+        if states.refused():
+            result.reason += f"; refused and waiting for --accept: {', '.join(states.refused())}"
+    return result
+
+
+def gate_hash(context: Context) -> str:
+    """Return a hash of all settings a decision rests on; a refused batch is judged again when it changes."""
+    gate = context.settings.validation.gate.model_dump_json()
+    return hashlib.sha256((_rules(context) + gate).encode()).hexdigest()[:16]
+
+
+def _rules(context: Context) -> str:
+    return rules_hash(context.settings.events, context.settings.validation)
+
+
+def _waiting(context: Context, ingested: dict[str, int], states: BatchStates) -> list[str]:
+    settings = gate_hash(context)
+    refused = {batch for batch in states.refused() if states.decisions[batch].detail.get("settings") == settings}
+    return [batch for batch in ingested if batch not in states.written and batch not in refused]
+
+
+def _to_accept(accept: str, ingested: dict[str, int], states: BatchStates) -> list[str]:
+    if accept not in ingested or (accept not in states.refused() and states.unfinished(accept) is None):
+        known = ", ".join(states.refused()) or "none"
+        fault = "is no ingested batch" if accept not in ingested else "is not refused"
+        raise ConfigError(f"--accept: {accept!r} {fault}; batches that wait for it: {known}")
+    return [accept]
+
+
+def _settle(
+    context: Context, batch: str, n_input: int, states: BatchStates, result: JobResult, accepted: bool
+) -> Decision:
+    """Decide on one batch and, if it passes, write its records. Adds its figures to ``result``."""
+    records = keep(records_with_verdicts(context, batch))
+    try:
+        decision = states.unfinished(batch)
+        if decision is not None and decision.rules != _rules(context) and _written_tables(context, batch):
+            raise ConfigError(
+                f"batch {batch} was half written under other rules ({decision.rules}): run validate once with the "
+                "settings of that run (the runs table keeps them), then with the new ones"
+            )
+        if decision is None or decision.rules != _rules(context):
+            decision = decide(context, batch, n_input, measure(records, _reasons(context)), states, accepted)
+        if decision.passed:
+            write_records(context, batch, records, decision, result)
+            close_batch(context, batch, decision)
+            states.written.add(batch)
+            for name in ACCOUNTED:
+                result.counts[name] += decision.counts[name]
+    finally:
+        release(records)
+    return decision
+
+
+def records_with_verdicts(context: Context, batch: str) -> DataFrame:
+    """Return the batch's records, each judged by the rules and against the events of all other batches."""
+    settings = context.settings
+    raw = delta_io.read_or_empty(context.spark, context.lake.shared("raw_events"), SCHEMAS["raw_events"])
+    interactions = _of_others(context, "interactions", batch)
+    known = interactions.select("event_id").unionByName(
+        _of_others(context, "quarantine", batch).select("event_id")
+    )
+    judged = judge_rows(raw.filter(F.col("batch") == batch), settings.events, settings.validation)
+    return with_verdicts(judged, known, interactions, settings.events.event_key)
+
+
+def decide(
+    context: Context, batch: str, n_input: int, metrics: BatchMetrics, states: BatchStates, accepted: bool
+) -> Decision:
+    """Check the accounting, ask the gate unless a person ``accepted`` the batch, and record the decision."""
+    counts = metrics.counts
+    check_accounting(batch, n_input, counts)
+    verdict = judge_batch(
+        counts["rows"],
+        counts["quarantined"],
+        counts["accepted"] + counts["superseded"],
+        states.history(batch),
+        context.settings.validation.gate,
+    )
+    decision = Decision(
+        verdict.passed or accepted,
+        {
+            "reason": verdict.reason,
+            "accepted_by_person": accepted,
+            "rules_hash": _rules(context),
+            "settings": gate_hash(context),
+            "top_reasons": metrics.top_reasons(),
+            "first_event": metrics.first_event.isoformat() if metrics.first_event else None,
+            "last_event": metrics.last_event.isoformat() if metrics.last_event else None,
+        },
+        counts,
+    )
+    state.record_decision(context, batch, metrics, decision)
+    states.decisions[batch] = decision
+    states.shares[batch] = metrics.quarantined_share
+    log.info("batch=%s passed=%s %s", batch, decision.passed, " ".join(f"{k}={v}" for k, v in counts.items()))
+    return decision
+
+
+def write_records(
+    context: Context, batch: str, records: DataFrame, decision: Decision, result: JobResult
+) -> None:
+    """Write the batch's records to quarantine, then to interactions, each in one commit; skip what is there already."""
+    written = _written_tables(context, batch)
+    now, run_id, rules = F.lit(datetime.now(UTC)), F.lit(context.run_id), F.lit(decision.rules)
+    if "quarantine" not in written:
+        refused = records.filter(F.col("verdict") == QUARANTINED).select(
+            *("event_id", "batch", "file", "position", "raw", "reasons"),
+            rules.alias("rules_hash"),
+            now.alias("refused_at"),
+            run_id.alias("run_id"),
+        )
+        result.versions["quarantine"] = _append(context, refused, "quarantine", batch, decision)
+    if "interactions" not in written:
+        events = records.filter(F.col("verdict").isin(ACCEPTED, KEPT))
+        is_new = F.col("verdict") == ACCEPTED
+        mine = {"arrival": now, "rules_hash": rules, "run_id": run_id}
+        if decision.counts["replaced"]:
+            # Old events go and new ones come in one commit; the rows that stay keep their own arrival and run.
+            events = events.withColumns(
+                {name: F.when(is_new, value).otherwise(F.col(name)) for name, value in mine.items()}
+            )
+            path = context.lake.shared("interactions")
+            result.versions["interactions"] = delta_io.overwrite(
+                context.spark, events, path, SCHEMAS["interactions"], run_id=context.run_id
+            ).version
+        else:
+            accepted = events.filter(is_new).withColumns(mine)
+            result.versions["interactions"] = _append(context, accepted, "interactions", batch, decision)
+    _check_written(context, batch, decision)
+
+
+def close_batch(context: Context, batch: str, decision: Decision) -> None:
+    """Run the suite on what the batch brought into interactions and record the batch as written."""
+    rows = [
+        {
+            "rule": finding.rule,
+            "kind": "expectation",
+            "value": None if finding.success is None else float(finding.success),
+            "success": finding.success,
+            "detail": finding.detail,
+        }
+        for finding in _expect(context, batch, decision)
+    ]
+    rows.append({"rule": state.WRITTEN, "kind": "gate", "value": 1.0, "success": True})
+    state.record(context, batch, rows)
+
+
+def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
+    validation = context.settings.validation
+    if not validation.expectations or not decision.counts["accepted"]:
+        return []
+    context.progress("running the Great Expectations suite")
+    docs = os.path.join(context.lake.reports(), "data_docs") if validation.data_docs and context.lake.is_local else None
+    findings = run_suite(
+        _of(context, "interactions").filter(F.col("batch") == batch),
+        read_suite(validation.expectations, context.conf_dir),
+        docs,
+    )
+    for finding in findings:
+        if not finding.success:
+            log.warning("batch=%s expectation %s: %s", batch, finding.rule, finding.detail or "failed")
+    return findings
+
+
+def _append(context: Context, rows: DataFrame, table: str, batch: str, decision: Decision) -> int:
+    commit = delta_io.append(
+        context.spark,
+        rows,
+        context.lake.shared(table),
+        SCHEMAS[table],
+        run_id=context.run_id,
+        # The rules are part of the name: a batch decided upon anew under other rules is another write.
+        app_id=f"validate:{batch}:{decision.rules}:{table}",
+    )
+    if commit.skipped:
+        log.info("batch=%s was in %s already", batch, table)
+    return commit.version
+
+
+def _check_written(context: Context, batch: str, decision: Decision) -> None:
+    for table, name in (("interactions", "accepted"), ("quarantine", "quarantined")):
+        n_written = _of(context, table).filter(F.col("batch") == batch).count()
+        if n_written != decision.counts[name]:
+            raise FactorlakeError(
+                f"{table} holds {n_written} rows of batch {batch}, but {decision.counts[name]} were {name}: "
+                "its input changed while it was read; compare the batch's rows in raw_events and run validate again"
+            )
+
+
+def _written_tables(context: Context, batch: str) -> set[str]:
+    return {
+        table
+        for table in ("interactions", "quarantine")
+        if not _of(context, table).filter(F.col("batch") == batch).isEmpty()
+    }
+
+
+def _of(context: Context, table: str) -> DataFrame:
+    return delta_io.read_or_empty(context.spark, context.lake.shared(table), SCHEMAS[table])
+
+
+def _of_others(context: Context, table: str, batch: str) -> DataFrame:
+    return _of(context, table).filter(F.col("batch") != batch)
+
+
+def _reasons(context: Context) -> list[str]:
+    return reason_names(context.settings.validation)
+
+
+def _refusal(batch: str, decision: Decision) -> str:
+    top = ", ".join(f"{reason} {count}" for reason, count in decision.detail["top_reasons"]) or "none"
+    return (
+        f"Batch {batch} is refused: {decision.detail['reason']}. Most frequent reasons: {top}. Nothing of it was "
+        f"taken. Mend the log or the rules, or take it as it is by `factorlake validate --accept {batch}`."
+    )

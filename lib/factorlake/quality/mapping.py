@@ -1,0 +1,141 @@
+"""Raw fields to the five columns of an event, as Spark columns that never fail on a value."""
+
+from __future__ import annotations
+
+import re
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from factorlake.config.settings import EventSettings
+from factorlake.errors import ConfigError
+
+# Spark's own trim knows the blank only; this is what Python's str.strip takes away.
+WHITE_SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\ufeff"
+NUMBER = r"\A[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\z"
+NOT_FINITE = r"(?i)\A[+-]?(nan|inf|infinity)\z"
+ISO_TIME = (
+    r"\A\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?)?\z"
+)
+WITH_ZONE = r"\A.{11,}(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\z"
+EPOCH = r"\A-?\d{1,15}(\.\d{1,9})?\z"
+# Python's datetime ends here, and with it all that reads the tables through Python.
+LAST_TIME = "9999-12-31T00:00:00Z"
+
+
+def raw_text(name: str) -> Column:
+    """Return the raw field ``name`` as text; null where a record has none."""
+    return F.try_element_at("fields", F.lit(name))
+
+
+def stripped(text: Column) -> Column:
+    """Return ``text`` without white space around it, null where nothing else is in it."""
+    bare = F.btrim(text, F.lit(WHITE_SPACE))
+    return F.when(bare != "", bare)
+
+
+def read_id(text: Column, events: EventSettings) -> Column:
+    """Return an id, null where there is none. An id of white space only is none, whether ids are trimmed or not."""
+    bare = stripped(text)
+    found = bare if events.trim_ids else F.when(bare.isNotNull(), text)
+    if events.integral_float_ids:
+        found = F.regexp_replace(found, r"\A([+-]?\d+)\.0+\z", "$1")
+    return found
+
+
+def read_number(text: Column) -> Column:
+    """Return a number that may be infinite or NaN; null where the text is none. Spark's cast alone takes 5d for 5."""
+    bare = stripped(text)
+    # Spark knows no sign before nan.
+    words = F.regexp_replace(F.lower(bare), r"\A[+-](?=nan)", "")
+    return F.when(bare.rlike(NUMBER), bare.try_cast("double")).when(
+        bare.rlike(NOT_FINITE), words.try_cast("double")
+    )
+
+
+def read_time(text: Column, formats: list[str], zone: str | None) -> Column:
+    """Return the instant that the first fitting format reads, null where none fits. See `check_times` for zones."""
+    bare = stripped(text)
+    return F.coalesce(*(_by_format(bare, form, zone) for form in formats))
+
+
+def lacks_zone(text: Column, formats: list[str], zone: str | None) -> Column:
+    """Whether a time could be read if only a zone were known."""
+    if zone is not None or "iso" not in formats:
+        return F.lit(False)
+    bare = stripped(text)
+    return F.coalesce(bare.rlike(ISO_TIME) & ~bare.rlike(WITH_ZONE), F.lit(False))
+
+
+def map_events(raw: DataFrame, events: EventSettings) -> DataFrame:
+    """Return ``raw`` (rows of raw_events) with user_id, item_id, event_type, value and event_time; null is unread."""
+    columns = events.columns
+    return raw.withColumns(
+        {
+            "user_id": read_id(raw_text(columns.user_id), events),
+            "item_id": read_id(raw_text(columns.item_id), events),
+            "event_type": stripped(raw_text(columns.event_type))
+            if columns.event_type
+            else F.lit(events.default_type),
+            "value": read_number(raw_text(columns.value)) if columns.value else F.lit(1.0),
+            "event_time": read_time(raw_text(columns.event_time), events.time_formats, events.zone)
+            if columns.event_time
+            else F.lit(None).cast("timestamp"),
+        }
+    )
+
+
+def check_times(spark: SparkSession, events: EventSettings) -> None:
+    """Raise ConfigError when a format or a zone is none that Spark knows, or a format needs `events.zone`."""
+    if events.columns.event_time is None:
+        return
+    if not events.time_formats:
+        raise ConfigError("`events.time_formats` is empty: name at least one format, such as iso")
+    for form in events.time_formats:
+        if form in ("iso", "epoch_s", "epoch_ms"):
+            continue
+        if events.zone is None and not _names_zone(form):
+            raise ConfigError(
+                f"the time format {form!r} holds no zone: set `events.zone`, such as Europe/London or UTC"
+            )
+        _try_column(spark, F.try_to_timestamp(F.lit("x"), F.lit(form)), f"`events.time_formats` has {form!r}")
+    if events.zone is not None:
+        _try_column(
+            spark,
+            F.to_utc_timestamp(F.lit("2000-01-01").cast("timestamp"), events.zone),
+            f"`events.zone` is {events.zone!r}",
+        )
+    for name, text in (("earliest", events.earliest), ("latest", events.latest)):
+        if text is not None and not re.match(r"\d{4}-\d{2}-\d{2}", text):
+            raise ConfigError(f"`events.{name}` is {text!r}, which is no ISO 8601 time")
+        if text is not None:
+            _try_column(spark, F.lit(text).cast("timestamp"), f"`events.{name}` is {text!r}")
+
+
+def _try_column(spark: SparkSession, column: Column, setting: str) -> None:
+    try:
+        spark.range(1).select(column).collect()
+    except PySparkException as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ConfigError(f"{setting}, which Spark does not know: {reason}") from None
+
+
+def _names_zone(pattern: str) -> bool:
+    return any(letter in re.sub(r"'[^']*'", "", pattern) for letter in "XxZzVO")
+
+
+def _by_format(bare: Column, form: str, zone: str | None) -> Column:
+    if form in ("epoch_s", "epoch_ms"):
+        number = F.when(bare.rlike(EPOCH), bare.try_cast("decimal(28,9)"))
+        micros = (number * (1_000_000 if form == "epoch_s" else 1000)).try_cast("bigint")
+        return F.timestamp_micros(micros)
+    if form == "iso":
+        # Spark reads 12:30 as today at 12:30, and 2010 as its first day: only whole dates may pass.
+        whole = F.when(bare.rlike(ISO_TIME), F.translate(bare, ",", "."))
+        instant = F.try_to_timestamp(whole)
+        if zone is None:
+            return F.when(bare.rlike(WITH_ZONE), instant)
+        return F.when(bare.rlike(WITH_ZONE), instant).otherwise(F.to_utc_timestamp(instant, zone))
+    instant = F.try_to_timestamp(bare, F.lit(form))
+    return instant if zone is None or _names_zone(form) else F.to_utc_timestamp(instant, zone)

@@ -1,0 +1,127 @@
+"""A Delta table as the log: the rows that came with commits newer than the last one taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from factorlake.errors import ConfigError, DataRefusedError
+from factorlake.spark.readers import read_table_records
+
+# Commits that move rows between files without changing any.
+MAINTENANCE = ("OPTIMIZE", "REORG", "CLUSTER BY")
+CHANGED_ROWS = ("numDeletedRows", "numUpdatedRows", "numTargetRowsUpdated", "numTargetRowsDeleted")
+FILE, POSITION = "__file", "__position"
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """The rows a table got up to ``version``: pairs of a version and the data files it added, and the columns."""
+
+    path: str
+    version: int
+    added: list[tuple[int, list[str]]]
+    columns: list[str]
+
+
+def is_delta_table(spark: SparkSession, path: str) -> bool:
+    """Whether ``path`` is a Delta table, so that its Parquet files must not be read one by one."""
+    try:
+        spark.sql(f"DESCRIBE DETAIL {_quoted(path)}").select("format").collect()
+    except AnalysisException:
+        return False
+    return True
+
+
+def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
+    """Find the data files whose rows were added after version ``since``.
+
+    Raises
+    ------
+    ConfigError : there is no Delta table.
+    DataRefusedError : a commit since then changed or removed rows, or is no longer kept in the table's history.
+    """
+    if not is_delta_table(spark, path):
+        raise ConfigError(f"input {path} is no Delta table: set `input`, or `ingest.format` for files")
+    history = {
+        row["version"]: row
+        for row in spark.sql(f"DESCRIBE HISTORY {_quoted(path)}")
+        .filter(F.col("version") > (-1 if since is None else since))
+        .select("version", "operation", "operationMetrics")
+        .collect()
+    }
+    version = max(history, default=since)
+    if version is None:
+        raise DataRefusedError(f"{path} has no history to read from: set `input` to a table that keeps its log")
+    columns = _at(spark, path, version).columns
+    if since is None:
+        return NewRows(path, version, [(version, sorted(_at(spark, path, version).inputFiles()))], columns)
+    added: list[tuple[int, list[str]]] = []
+    try:
+        before = set(_at(spark, path, since).inputFiles()) if history else set()
+        for number in range(since + 1, version + 1):
+            after = set(_at(spark, path, number).inputFiles())
+            if history[number]["operation"] not in MAINTENANCE:
+                _refuse_a_rewrite(path, number, history[number], before - after)
+                if after - before:
+                    added.append((number, sorted(after - before)))
+            before = after
+    except (AnalysisException, KeyError) as error:
+        raise DataRefusedError(
+            f"{path} no longer keeps every version since {since}, so its new rows cannot be told: {_way_out()}"
+        ) from error
+    return NewRows(path, version, added, columns)
+
+
+def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
+    """Return the new rows as records; there must be some. A row's file is the table, the version and the data file it stands in."""
+    # Each version is read as it was, since a later compaction takes its files out of the latest one.
+    parts = [_rows_of(spark, rows, version, files) for version, files in rows.added]
+    return read_table_records(reduce(DataFrame.unionByName, parts), FILE, POSITION)
+
+
+def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str]) -> DataFrame:
+    name = F.element_at(F.split(F.col("_metadata.file_path"), "/"), -1)
+    present = set(_at(spark, rows.path, version).columns)
+    return (
+        _at(spark, rows.path, version)
+        .select(
+            F.concat(F.lit(f"{rows.path}@v{version}/"), name).alias(FILE),
+            F.col("_metadata.row_index").alias(POSITION),
+            F.col("_metadata.file_path").alias("__path"),
+            *(
+                F.col(f"`{column}`") if column in present else F.lit(None).cast("string").alias(column)
+                for column in rows.columns
+            ),
+        )
+        .filter(F.col("__path").isin(files))
+        .drop("__path")
+    )
+
+
+def _refuse_a_rewrite(path: str, version: int, commit: object, removed: set[str]) -> None:
+    metrics = commit["operationMetrics"] or {}  # type: ignore[index]
+    if removed or any(int(metrics.get(name) or 0) for name in CHANGED_ROWS):
+        raise DataRefusedError(
+            f"version {version} of {path} ({commit['operation']}) changed or removed rows that may have been "  # type: ignore[index]
+            f"taken already; only appended rows can be followed: {_way_out()}"
+        )
+
+
+def _way_out() -> str:
+    return (
+        "copy the table as it is now to a new path and set `input` to that; rows taken before come out as exact "
+        "duplicates in validate"
+    )
+
+
+def _at(spark: SparkSession, path: str, version: int) -> DataFrame:
+    return spark.read.format("delta").option("versionAsOf", version).load(path)
+
+
+def _quoted(path: str) -> str:
+    return "delta.`" + path.replace("`", "``") + "`"
