@@ -174,9 +174,15 @@ class PlantedTaste:
                 pass
         return np.repeat(np.arange(self.n_users, dtype=np.int32), counts), items
 
+    def expected_stars(self, users: IntVector | slice) -> NDArray[np.float32]:
+        """Return 3.2 + 0.9 p_u·q_i + leniency_u + quality_i of these users and all items, in stars,
+        unbounded."""
+        taste = self.user_taste[users] @ self.item_taste.T
+        return np.float32(3.2) + np.float32(0.9) * taste + self.leniency[users][:, None] + self.quality
+
     def stars(self, users: IntVector, items: IntVector, noise: float = 0.2) -> NDArray[np.float32]:
-        """Return star ratings of the pairs: 3.2 + 0.9 p_u·q_i + leniency_u + quality_i + noise, to the
-        nearest half star within 1 to 5.
+        """Return star ratings of the pairs: `expected_stars` and noise, to the nearest half star within 1 to
+        5.
 
         Parameters
         ----------
@@ -185,8 +191,8 @@ class PlantedTaste:
         """
         rng = np.random.default_rng([self.seed, _STARS])
         taste = np.einsum("nd,nd->n", self.user_taste[users], self.item_taste[items])
-        exact = 3.2 + 0.9 * taste + self.leniency[users] + self.quality[items]
-        noisy = exact + noise * rng.standard_normal(len(exact))
+        expected = 3.2 + 0.9 * taste + self.leniency[users] + self.quality[items]
+        noisy = expected + noise * rng.standard_normal(len(expected))
         return np.clip(np.round(2 * noisy) / 2, 1, 5).astype(np.float32)
 
 
@@ -204,7 +210,7 @@ def recovered_share(
 
     Parameters
     ----------
-    planted_scores : (n_users, n_items), `PlantedTaste.scores` of the users judged.
+    planted_scores : (n_users, n_items), `PlantedTaste.scores` (or `expected_stars`) of the users judged.
     lists : (n_users, k) item positions, padded with −1; a user with an empty list is left out.
     seen_ptr, seen_items : what each user has seen, compressed by row; popularity counts these too.
 

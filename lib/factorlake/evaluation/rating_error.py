@@ -40,8 +40,8 @@ def rating_errors(
     counts = np.bincount(users)
     rated = counts > 0
     return errors_from_sums(
-        np.bincount(users, weights=errors * errors)[rated],
-        np.bincount(users, weights=np.abs(errors))[rated],
+        np.bincount(users, weights=errors * errors)[rated].astype(np.float64),
+        np.bincount(users, weights=np.abs(errors))[rated].astype(np.float64),
         counts[rated],
         level,
     )
