@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A factorlake job from cron: one at a time, with a time limit, a log of each run, and the job's own exit code.
 #
-#   0 3 * * *  /opt/factorlake/deploy/cron/run.sh run --config conf/prod/daily.yaml
+#   0 3 * * *  /opt/factorlake/deploy/cron/run.sh run --config /etc/factorlake/daily.yaml
 #
 # Ends with the job's exit code; with 5 when another run holds the lock, with 4 (try again) after the time limit.
 # cron gives almost no environment, so what the job sees is stated here in full:

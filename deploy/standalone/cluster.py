@@ -3,8 +3,8 @@
     with StandaloneCluster(folder) as cluster:
         cluster.submit("jobs/train_als.py", "--config", "conf/base/demo.yaml")
 
-Each worker has a work folder and a scratch folder of its own, so that nothing passes between workers but through
-Spark or the table root. All ports are free ones that the system chose; all are bound to 127.0.0.1.
+Each worker has a work folder and a scratch folder of its own, so that nothing passes between workers but
+through Spark or the table root. All ports are free ones that the system chose; all are bound to 127.0.0.1.
 From a shell: cluster.sh start, submit and stop.
 """
 
@@ -124,7 +124,7 @@ class StandaloneCluster:
         for process in reversed(self._processes):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
-            # Whatever is left of its group: a process that did not heed the signal, or an executor without worker.
+            # What is left of its group: a process that did not heed the signal, an executor without worker.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -2,7 +2,7 @@
 
 Set in the scheduler's and the workers' environment:
 FACTORLAKE_HOME    the checkout, set up by `make setup` (default: the one this file stands in)
-FACTORLAKE_CONFIG  the conf file, relative to FACTORLAKE_HOME (default: conf/prod/daily.yaml)
+FACTORLAKE_CONFIG  the conf file, relative to FACTORLAKE_HOME (default: conf/base/demo.yaml)
 FACTORLAKE_MASTER  a Spark master: then each stage is a spark-submit of its job file; without it Spark runs in
                    the task's own process
 
@@ -23,12 +23,13 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable
 
 HOME = Path(os.environ.get("FACTORLAKE_HOME", Path(__file__).resolve().parents[3]))
-CONFIG = os.environ.get("FACTORLAKE_CONFIG", "conf/prod/daily.yaml")
+CONFIG = os.environ.get("FACTORLAKE_CONFIG", "conf/base/demo.yaml")
 MASTER = os.environ.get("FACTORLAKE_MASTER")
 
-# Exit codes: 2 settings, 3 refused by a gate. Both stay as they are until a person or new data changes something.
+# Exit codes: 2 settings, 3 refused by a gate. Trying again changes nothing; a person or new data does.
 NO_RETRY = {2, 3}
 NOTHING_TO_DO = 99
+PASSED_ON = ("HOME", "JAVA_HOME", "SPARK_CONF_DIR")
 
 # Verb, job file, the stages it waits for, what it brings up to date.
 STAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -43,7 +44,7 @@ STAGES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 class StageOperator(BashOperator):
-    """A stage as a shell command: exit 99 skips the task, 2 and 3 fail it for good, any other is tried again."""
+    """A stage as a shell command: exit 99 skips it, 2 and 3 fail it for good, any other is tried again."""
 
     def execute(self, context: Any) -> Any:
         try:
@@ -61,10 +62,8 @@ class StageOperator(BashOperator):
 
 def command(verb: str, job: str) -> str:
     """Return the shell command of a stage."""
-    if MASTER:
-        words = ["spark-submit", "--master", MASTER, f"jobs/{job}.py"]
-    else:
-        words = ["factorlake", verb]
+    submitted = ["spark-submit", "--master", str(MASTER), f"jobs/{job}.py"]
+    words = submitted if MASTER else ["factorlake", verb]
     return shlex.join([*words, "--config", CONFIG, "--json"])
 
 
@@ -102,8 +101,8 @@ with DAG(
                 },
             },
             skip_on_exit_code=NOTHING_TO_DO,
-            # A stage with nothing to do does not stop the later ones: each sees for itself, so that what a run left
-            # undone is done by the next.
+            # A stage with nothing to do does not stop the later ones: each sees for itself, so that what a
+            # run left undone is done by the next.
             trigger_rule="none_failed",
             outlets=[Asset(f"factorlake://{table}") for table in brings],
         )
