@@ -1,0 +1,119 @@
+"""Positions, dictionaries and rating blocks depend on contents alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factorlake.spark import ids
+from factorlake.spark.blocks import index_pairs, pack_blocks, read_blocks, write_blocks
+from factorlake.spark.block_store import StoredBlock
+from factorlake.spark.broadcast import balanced
+from factorlake.spark.pairs import PairRule, combine_pairs, fingerprint
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+pytestmark = pytest.mark.spark
+
+
+def some_pairs(spark: SparkSession, partitions: int) -> DataFrame:
+    rows = [(f"u{(n * 7919) % 97}", f"ü-{(n * 104729) % 41}", 1.0 + n % 3) for n in range(1500)]
+    frame = spark.createDataFrame(rows, "user_id string, item_id string, value double")
+    return frame.groupBy("user_id", "item_id").agg(F.max("value").alias("value")).repartition(partitions, F.rand(partitions))
+
+
+def packed(spark: SparkSession, partitions: int, path: Path) -> dict[str, list[bytes]]:
+    pairs = some_pairs(spark, partitions)
+    users = ids.positions(pairs.select(F.col("user_id").alias("id")), 8)
+    items = ids.positions(pairs.select(F.col("item_id").alias("id")), 8)
+    write_blocks(pack_blocks(index_pairs(pairs, users, items)), str(path))
+    return {
+        side: [
+            b"".join(
+                part.tobytes() for part in (block.row_ptr, block.neighbours, block.values, block.hashes) if part is not None
+            )
+            for block in read_blocks(spark, str(path), side)  # type: ignore[arg-type]
+        ]
+        for side in ("user", "item")
+    }
+
+
+def test_blocks_are_the_same_bytes_for_any_partitions(spark: SparkSession, tmp_path: Path) -> None:
+    one = packed(spark, 1, tmp_path / "one")
+    many = packed(spark, 7, tmp_path / "many")
+    assert one == many
+
+
+def test_blocks_hold_every_rating_once_on_both_sides(spark: SparkSession, tmp_path: Path) -> None:
+    packed(spark, 3, tmp_path / "blocks")
+    wanted = sorted(row["value"] for row in some_pairs(spark, 1).collect())
+    both: dict[str, list[tuple[int, int, float]]] = {}
+    for side in ("user", "item"):
+        both[side] = []
+        for block in read_blocks(spark, str(tmp_path / "blocks"), side):  # type: ignore[arg-type]
+            rows = np.repeat(np.arange(block.n_rows) + block.first_row, np.diff(block.row_ptr))
+            values = np.ones(block.n_obs) if block.values is None else block.values
+            both[side] += list(zip(rows.tolist(), block.neighbours.tolist(), values.tolist(), strict=True))
+    assert sorted(value for _, _, value in both["user"]) == wanted
+    assert sorted(both["user"]) == sorted((u, i, v) for i, u, v in both["item"])
+
+
+def test_positions_follow_hash_then_id(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([(f"id{n}",) for n in range(300)], "id string")
+    found = ids.positions(frame, 16)
+    rows = found.frame.orderBy("position").collect()
+    assert found.n_ids == 300
+    assert [row["position"] for row in rows] == list(range(300))
+    assert [(row["hash"], row["id"]) for row in rows] == sorted((row["hash"], row["id"]) for row in rows)
+
+
+def test_new_ids_are_ranked_by_bytes_across_ranges(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids, "IDS_PER_RANGE", 50)
+    names = [f"{chr(0x41 + n % 26)}{n}é" for n in range(400)]
+    ranked = ids.rank_new_ids(spark.createDataFrame([(name,) for name in names], "id string"), 1000)
+    found = {row["id"]: row["index"] for row in ranked.collect()}
+    assert found == {name: 1000 + rank for rank, name in enumerate(sorted(names, key=str.encode))}
+
+
+def test_sums_of_a_pair_do_not_depend_on_the_order_of_its_events(spark: SparkSession) -> None:
+    rule = PairRule({"play": 0.1, "like": 0.7}, use_value=True, combine="sum", log_scaling=True, keep_zero=False)
+    rows = [("u", "i", "play" if n % 3 else "like", 1e-3 * n**3, None, str(n)) for n in range(500)]
+    schema = "user_id string, item_id string, event_type string, value double, event_time timestamp, event_id string"
+    sums = set()
+    for partitions in (1, 2, 5):
+        events = spark.createDataFrame(rows, schema).repartition(partitions, F.rand(partitions))
+        sums.add(combine_pairs(events, rule).collect()[0]["value"])
+    assert len(sums) == 1
+    exact = np.log1p(sum((0.1 if n % 3 else 0.7) * 1e-3 * n**3 for n in range(500)))
+    # The oracle adds in another order: float64 sums of 500 terms agree to about 500 ulp.
+    assert sums.pop() == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("combine", "expected"), [("sum", 9.0), ("max", 5.0), ("last", 1.0), ("mean", 3.0), ("count", 3.0)]
+)
+def test_each_way_to_combine_by_a_worked_example(spark: SparkSession, combine: str, expected: float) -> None:
+    rows = [("u", "i", "e", 3.0, "2024-01-01", "a"), ("u", "i", "e", 5.0, "2024-01-02", "b"), ("u", "i", "e", 1.0, "2024-01-03", "c")]
+    events = spark.createDataFrame(
+        rows, "user_id string, item_id string, event_type string, value double, day string, event_id string"
+    ).withColumn("event_time", F.to_timestamp("day"))
+    rule = PairRule({}, use_value=True, combine=combine, log_scaling=False, keep_zero=True)
+    assert combine_pairs(events, rule).collect()[0]["value"] == expected
+
+
+def test_fingerprint_tells_contents_and_not_their_order(spark: SparkSession) -> None:
+    schema = "user_id string, item_id string, event_type string, value double, event_time timestamp, event_id string"
+    rows = [(f"u{n}", "i", "e", 1.0, None, str(n)) for n in range(50)]
+    same = {fingerprint(spark.createDataFrame(order, schema))["hash"] for order in (rows, rows[::-1])}
+    other = fingerprint(spark.createDataFrame(rows[:-1], schema))["hash"]
+    assert len(same) == 1 and other not in same
+
+
+def test_groups_of_blocks_are_balanced_by_observations() -> None:
+    weights = [100, 1, 1, 50, 50, 2]
+    groups = balanced([StoredBlock(n, "", weight) for n, weight in enumerate(weights)], 2)
+    assert sorted(block.number for group in groups for block in group) == list(range(6))
+    loads = [sum(block.n_obs for block in group) for group in groups]
+    # Graham's bound for the largest-first rule on two groups: at most 7/6 of the best possible, which is 102.
+    assert max(loads) <= 7 / 6 * 102

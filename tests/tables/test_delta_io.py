@@ -1,0 +1,82 @@
+"""Writes are idempotent by application id, and every commit is read back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from factorlake.errors import DataRefusedError
+from factorlake.tables import delta_io
+from factorlake.tables.publishing import publish_table
+from factorlake.tables.schemas import SCHEMAS
+from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.spark
+LISTS = SCHEMAS["recommendations"]
+
+
+def list_of(user: str, items: list[str], version: str) -> list[dict]:
+    return [
+        {
+            "user_id": user,
+            "rank": rank,
+            "item_id": item,
+            "score": float(rank),
+            "source": "model",
+            "model_version": version,
+            "as_of": datetime(2024, 1, int(version)),
+        }
+        for rank, item in enumerate(items, start=1)
+    ]
+
+
+def frame_of(spark: SparkSession, rows: list[dict]):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    return spark.createDataFrame([tuple(row.get(f.name) for f in LISTS.fields) for row in rows], LISTS.fields)
+
+
+def test_a_second_write_of_the_same_application_id_is_skipped_and_reported(spark: SparkSession, tmp_path: Path) -> None:
+    path = str(tmp_path / "runs")
+    first = delta_io.append_rows(spark, [{"run_id": "a"}], path, SCHEMAS["runs"], run_id="a", app_id="once")
+    again = delta_io.append_rows(spark, [{"run_id": "a"}], path, SCHEMAS["runs"], run_id="a", app_id="once")
+    assert (first.skipped, again.skipped, again.version) == (False, True, first.version)
+    assert delta_io.read(spark, path).count() == 1
+
+
+def test_tables_carry_comments_and_open_to_readers_of_protocol_one(spark: SparkSession, tmp_path: Path) -> None:
+    path = str(tmp_path / "runs")
+    delta_io.append_rows(spark, [{"run_id": "a"}], path, SCHEMAS["runs"], run_id="a")
+    detail = spark.sql(f"DESCRIBE DETAIL delta.`{path}`").collect()[0]
+    assert detail["minReaderVersion"] == 1
+    assert detail["description"] == SCHEMAS["runs"].comment
+    comments = {r["col_name"]: r["comment"] for r in spark.sql(f"DESCRIBE TABLE delta.`{path}`").collect()}
+    assert all(comments[field.name] for field in SCHEMAS["runs"].fields)
+
+
+def test_a_missing_table_is_refused_by_its_path(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(DataRefusedError, match="nothing_here"):
+        delta_io.read(spark, str(tmp_path / "nothing_here"))
+    assert delta_io.version(spark, str(tmp_path / "nothing_here")) == -1
+
+
+def test_publishing_keeps_the_rows_of_lists_that_did_not_change(spark: SparkSession, tmp_path: Path) -> None:
+    path = str(tmp_path / "recommendations")
+
+    def publish(rows: list[dict]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        return publish_table(
+            spark, frame_of(spark, rows), path, LISTS, "user_id", run_id="r", lease=lambda: 1
+        )
+
+    publish(list_of("same", ["a", "b"], "1") + list_of("moved", ["a", "b"], "1") + list_of("gone", ["a"], "1"))
+    second = publish(
+        list_of("same", ["a", "b"], "2") + list_of("moved", ["b", "a"], "2") + list_of("new", ["c"], "2")
+    )
+    assert (second.changed, second.unchanged, second.removed) == (2, 1, 1)
+    found = {(r["user_id"], r["item_id"]): r["model_version"] for r in delta_io.read(spark, path).collect()}
+    assert found == {
+        ("same", "a"): "1", ("same", "b"): "1", ("moved", "a"): "2", ("moved", "b"): "2", ("new", "c"): "2",
+    }  # fmt: skip
+    third = publish(
+        list_of("same", ["a", "b"], "3") + list_of("moved", ["b", "a"], "3") + list_of("new", ["c"], "3")
+    )
+    assert (third.version, third.changed) == (second.version, 0)

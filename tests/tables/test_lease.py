@@ -1,0 +1,47 @@
+"""One writer at a time, by a number that rises with each holder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from factorlake.errors import LeaseHeldError
+from factorlake.tables.lease import Lease
+
+
+def test_a_second_holder_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
+    with Lease(str(tmp_path / "lease"), "first"), pytest.raises(LeaseHeldError, match="first") as caught:
+        Lease(str(tmp_path / "lease"), "second").__enter__()
+    assert caught.value.exit_code == 5
+
+
+def test_numbers_rise_with_each_holder(tmp_path: Path) -> None:
+    numbers = []
+    for name in ("a", "b", "c"):
+        with Lease(str(tmp_path / "lease"), name) as lease:
+            numbers.append(lease.check())
+    assert numbers == [1, 2, 3]
+
+
+def test_a_holder_that_was_killed_is_followed_at_once(tmp_path: Path) -> None:
+    folder = str(tmp_path / "lease")
+    program = f"import os, signal; from factorlake.tables.lease import Lease; Lease({folder!r}, 'dead').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    killed = subprocess.run([sys.executable, "-c", program], check=False)
+    assert killed.returncode == -9
+    with Lease(folder, "next") as lease:
+        assert lease.check() == 2
+
+
+def test_a_holder_past_its_time_finds_its_number_passed(tmp_path: Path) -> None:
+    folder = str(tmp_path / "lease")
+    sleeper = Lease(folder, "sleeper", seconds_to_live=3600)
+    with sleeper:
+        file = next((tmp_path / "lease").glob("*.json"))
+        os.utime(file, (0, 0))  # as a stopped process leaves it
+        with Lease(folder, "next") as follower:
+            with pytest.raises(LeaseHeldError, match="passed to another run"):
+                sleeper.check()
+            assert follower.check() == 2
