@@ -21,6 +21,7 @@ from factorlake.quality.mapping import (
     read_number,
     stripped,
 )
+from factorlake.quality.metrics import COUNTS
 
 MAX_ID_LENGTH = 1024
 
@@ -50,13 +51,13 @@ def rules_hash(events: EventSettings, validation: ValidateSettings) -> str:
 def check_rules(spark: SparkSession, events: EventSettings, validation: ValidateSettings) -> None:
     """Raise ConfigError for a rule that cannot work, before any data is read.
 
-    That is: two rules of one name, a name that a built-in reason has, a pattern that is no regular expression, a
+    That is: two rules of one name, a name that a built-in reason or figure has, a pattern that is no regular expression, a
     bound or choice of the wrong type, a condition outside the language, a time format without a zone.
     """
     check_times(spark, events)
     names = [rule.name for rule in validation.rules]
     for name in names:
-        if name in BUILT_IN or names.count(name) > 1:
+        if name in (*BUILT_IN, *COUNTS) or names.count(name) > 1:
             raise ConfigError(f"rule {name!r}: this name is taken; choose another")
     for key in events.event_key:
         if key not in MAPPED:
