@@ -47,7 +47,7 @@ def test_mean_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     # A skewed figure in [0, 1] such as NDCG: true mean 1/5.
     samples = rng.beta(1, 4, size=(4000, 100))
     inside = sum(one.lower <= 0.2 <= one.upper for one in map(mean_interval, samples))
-    # 4,000 trials at 95 % have a standard deviation of 0.35 %; the skew costs a few tenths of a per cent more.
+    # 4,000 trials at 95 % have a standard deviation of 0.35 %; the skew costs a few tenths of a per cent.
     assert inside / 4000 == pytest.approx(0.95, abs=0.015)
 
 

@@ -1,4 +1,4 @@
-"""Splits: worked examples, order of rows without effect, and the hash against xxHash64 written from its specification."""
+"""Splits: worked examples, order without effect, and the hash against xxHash64 from its specification."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def spark_xxhash64(*longs: int) -> int:
     return state
 
 
-def test_the_specification_in_this_file_gives_the_published_hash_of_nothing_and_of_spark() -> None:
-    # Of the empty input: the test vector of the specification. Of "Spark": the example in Spark's SQL reference.
+def test_the_hash_in_this_file_gives_the_published_test_vectors() -> None:
+    # Of nothing: the test vector of the specification. Of "Spark": the example in Spark's SQL reference.
     assert xxhash64(b"", 0) == 0xEF46DB3751D8E999
     assert xxhash64(b"Spark", 42) == -4294468057691064905 & MASK
 
