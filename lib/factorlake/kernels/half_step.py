@@ -1,0 +1,92 @@
+"""One half step of one block: every row solved with the other side's factors fixed."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorlake.errors import NumericalError
+from factorlake.types import FloatMatrix, FloatVector
+
+from .arrays import read_only
+from .observations import RowRidge, observations
+from .row_cg import cg_rows
+from .row_exact import exact_rows
+from .row_loss import residual_rows
+
+RowSolver = Literal["cg", "exact", "residual"]
+
+
+class SolvedBlock(NamedTuple):
+    """What a half step gives back for one block."""
+
+    factors: FloatMatrix
+    """(n_rows, rank), in the precision of the fixed side."""
+    observed_loss: float
+    """Σ c (t − o − x·f)²: of the state before under cg and residual, after under exact."""
+    residual_sum: float
+    """Σ c (t − o − x·f) of that same state."""
+    jitters: int
+    """Ridge jitters that indefinite systems took."""
+
+
+def solve_block(
+    row_ptr: NDArray[np.int64],
+    neighbours: NDArray[np.int32],
+    confidence: FloatVector | float,
+    target: FloatVector | float,
+    factors: FloatMatrix,
+    warm: FloatMatrix | None,
+    base_diagonal: FloatVector,
+    ridge: FloatVector,
+    mask: FloatVector,
+    solver: RowSolver,
+    steps: int = 2,
+    offset: FloatVector | None = None,
+    first_row: int = 0,
+) -> SolvedBlock:
+    """Minimise Σ c (t − o − x·f)² + Σ D x², D = base_diagonal + ridge·mask, for every row x of one block.
+
+    A row's result depends on its own observations only, never on its block, and the sums run over rows in order.
+
+    Parameters
+    ----------
+    row_ptr, neighbours : (n_rows + 1,) and (n_obs,), the block's observations compressed by row; neighbours are rows
+        of ``factors``. A row without observations gets zeros; no rows at all give an empty matrix.
+    confidence, target : (n_obs,) c > 0 and t, or one number for all observations.
+    factors : (n_other, rank) the fixed side; float32 or float64, which is the precision of all products.
+    warm : (n_rows, rank) the rows' present factors; None where the solver is exact.
+    base_diagonal, mask : (rank,); ridge : (n_rows,).
+    solver : cg (``steps`` steps from ``warm``), exact, or residual (nothing is solved, only the loss is taken).
+    offset : (n_other,) subtracted from the target of each observation, or None.
+    first_row : position of the block's first row on its side, to name a bad row.
+
+    Raises
+    ------
+    NumericalError : a row's system stays indefinite whatever ridge is added; names the row.
+    """
+    observed = observations(row_ptr, neighbours, confidence, target, offset, factors)
+    system = RowRidge(
+        base=read_only(base_diagonal, np.float64), mask=read_only(mask, np.float64), ridge=read_only(ridge, np.float64)
+    )
+    dtype = observed.factors.dtype
+    sums = np.zeros(3)
+    failed = -1
+    if solver == "exact":
+        solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
+        failed = exact_rows(observed, system, solved, sums)
+    elif warm is None:
+        raise ValueError(f"the solver {solver!r} starts from the rows' present factors; give `warm`")
+    elif solver == "cg":
+        solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
+        failed = cg_rows(observed, system, read_only(warm, dtype), steps, solved, sums)
+    else:
+        solved = np.array(warm, dtype=dtype)
+        residual_rows(observed, read_only(warm, dtype), sums)
+    if failed >= 0:
+        raise NumericalError(
+            f"the system of row {first_row + failed} cannot be solved; look for extreme values or raise the regularization"
+        )
+    return SolvedBlock(solved, float(sums[0]), float(sums[1]), int(sums[2]))

@@ -1,0 +1,76 @@
+"""The numbers that define an ALS model and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from factorlake.errors import ConfigError
+from factorlake.types import Objective, Solver
+
+
+@dataclass(frozen=True)
+class AlsParameters:
+    """Objective, rank, ridge and schedule of alternating least squares.
+
+    Implicit: Σ_S c (t − x·y)² + α0 Σ_all (x·y)² + λ (Σ_u w_u |x_u|² + Σ_i w_i |y_i|²), w = (n + κ·n_other)^ν.
+    Explicit: Σ_S (r − μ − b_u − b_i − x·y)² + λ (Σ w |x|² + Σ w |y|²) + λ_b (Σ b_u² + Σ b_i²).
+    """
+
+    objective: Objective = "implicit"
+    rank: int = 32
+    regularization: float = 0.01
+    """λ."""
+    nu: float = 1.0
+    """ν, the exponent of a row's count in its ridge."""
+    kappa: float | None = None
+    """κ; None: α0 for the implicit objective with target 1, else 0."""
+    alpha0: float = 0.1
+    """Weight of every pair in the implicit objective (1 for Hu-Koren-Volinsky and Spark)."""
+    alpha: float | None = None
+    """α of Hu-Koren-Volinsky's confidence; None: weight |r| with target 1."""
+    biases: bool = True
+    """Explicit only: μ, b_u and b_i."""
+    bias_regularization: float = 5.0
+    """λ_b."""
+    epochs: int = 16
+    init_scale: float = 0.1
+    """Standard deviation of an initial factor entry times √rank."""
+    solver: Solver = "auto"
+    """auto: for the implicit objective cg with a third step while the objective falls fast; for the explicit exact."""
+    cg_steps: int = 2
+    seed: int = 7
+    tolerance: float | None = 1e-4
+    """Least relative gain of an epoch that counts as progress; None: every epoch runs."""
+    patience: int = 1
+    """Epochs without progress before training stops."""
+    double_precision: bool = False
+    """Train in float64. The factors that come out are float32 either way."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "rank": 1, "regularization": 0, "nu": 0, "alpha0": 0, "bias_regularization": 0, "epochs": 1,
+            "init_scale": 0, "cg_steps": 1, "patience": 1,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ConfigError(f"alpha must be greater than 0, got {self.alpha}; leave it out for weight |r|")
+        if self.has_biases and not self.bias_regularization > 0:
+            raise ConfigError("bias_regularization must be greater than 0 where there are biases")
+
+    @property
+    def has_biases(self) -> bool:
+        return self.objective == "explicit" and self.biases
+
+    @property
+    def count_offset(self) -> float:
+        """κ as it enters the ridge weights."""
+        if self.kappa is not None:
+            return self.kappa
+        return self.alpha0 if self.objective == "implicit" and self.alpha is None else 0.0
+
+    @property
+    def width(self) -> int:
+        """Unknowns of one row: the factors, and the bias where there is one."""
+        return self.rank + int(self.has_biases)
