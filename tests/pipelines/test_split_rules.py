@@ -1,0 +1,63 @@
+"""The splits by columns hold out the same events as the splits on arrays."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from factorlake.evaluation.splits import hash_split, leave_last_out, time_split
+from factorlake.pipelines.holdout import split_events
+
+START = datetime(2025, 3, 3, tzinfo=UTC)
+SEED = 11
+
+
+def order_of(hashes: pd.Series, ids: pd.Series) -> np.ndarray:
+    """Position of each row's id in the order by (signed hash, id)."""
+    table = pd.DataFrame({"hash": hashes, "id": ids}).drop_duplicates().sort_values(["hash", "id"])
+    return pd.Index(table["id"]).get_indexer(ids)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("split", ["time", "leave_last_out", "hash"])
+def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split: str) -> None:
+    rng = np.random.default_rng(SEED)
+    n = 400
+    events = pd.DataFrame(
+        {
+            "number": np.arange(n),
+            "user_id": [f"ü{user}" for user in rng.integers(0, 40, n)],
+            "item_id": [f"item {item}" for item in rng.integers(0, 30, n)],
+            # Few distinct times, so that ties have to be broken.
+            "event_time": [START + timedelta(hours=int(hour)) for hour in rng.integers(0, 12, n)],
+        }
+    )
+    cutoff = START + timedelta(hours=8)
+    frame = spark.createDataFrame(events).withColumns(
+        {
+            "user_hash": F.xxhash64("user_id"),
+            "item_hash": F.xxhash64("item_id"),
+            "micros": F.unix_micros("event_time"),
+        }
+    )
+    known, held = split_events(frame, split, cutoff, 0.3, SEED)
+    by_columns = {row["number"] for row in held.select("number").collect()}
+    assert by_columns.isdisjoint(row["number"] for row in known.select("number").collect())
+
+    rows = frame.toPandas().sort_values("number")
+    by_arrays = {
+        "time": lambda: time_split(rows["micros"].to_numpy(), int(cutoff.timestamp() * 1_000_000)),
+        "leave_last_out": lambda: leave_last_out(
+            order_of(rows["user_hash"], rows["user_id"]),
+            order_of(rows["item_hash"], rows["item_id"]),
+            rows["micros"].to_numpy(),
+        ),
+        "hash": lambda: hash_split(rows["user_hash"].to_numpy(), rows["item_hash"].to_numpy(), 0.3, SEED),
+    }[split]()
+    assert by_columns == set(np.flatnonzero(by_arrays).tolist())
+    assert 0 < len(by_columns) < n
