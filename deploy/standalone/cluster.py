@@ -177,7 +177,7 @@ def start(folder: Path, workers: int) -> str:
         raise ClusterError(f"a cluster is up at {address_of(folder)}: stop it first")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [sys.executable, __file__, "hold", "--folder", str(folder), "--workers", str(workers)]
+    command = [sys.executable, __file__, "--folder", str(folder), "hold", "--workers", str(workers)]
     with (folder / "holder.log").open("wb") as log:
         holder = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -216,10 +216,13 @@ def stop(folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Carry out cluster.sh's commands; return the exit code, that of the job for submit."""
     parser = argparse.ArgumentParser(prog="cluster.sh", description="A Spark standalone cluster on loopback.")
-    parser.add_argument("command", choices=("start", "stop", "submit", "hold"))
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".cluster", help="logs, work and scratch")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("job", nargs=argparse.REMAINDER, help="submit: the job file and its arguments")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("start", "hold"):
+        commands.add_parser(name).add_argument("--workers", type=int, default=2)
+    commands.add_parser("stop")
+    # Whatever follows submit, options too, is the job's.
+    commands.add_parser("submit").add_argument("job", nargs=argparse.REMAINDER, help="job file and arguments")
     given = parser.parse_args(arguments)
     try:
         if given.command == "start":

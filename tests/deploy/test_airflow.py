@@ -29,7 +29,7 @@ if dag is not None:
             "retries": task.retries,
             "command": task.bash_command,
             "outlets": [asset.uri for asset in task.outlets],
-            "trigger_rule": str(task.trigger_rule),
+            "trigger_rule": task.trigger_rule.value,
         }
         for task in dag.tasks
     }

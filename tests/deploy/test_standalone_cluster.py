@@ -45,7 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandaloneClus
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Return the processes whose command line or environment names ``folder``; executors inherit their worker's."""
+    """Return the processes whose command line or environment names ``folder``."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
