@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-
 from factorlake.config.settings import Settings
 from factorlake.reporting.content import (
     Batch,
@@ -23,7 +22,30 @@ from factorlake.reporting.content import (
 )
 
 FIRST = ("Velvet", "Paper", "Northern", "Silver", "Quiet", "Amber", "Hollow", "Golden", "Distant", "Crimson")
-SECOND = ("Harbour", "Lanterns", "Meridian", "Orchard", "Signal", "Tide", "Cathedral", "Static", "Avenue", "Comet")
+SECOND = (
+    "Harbour",
+    "Lanterns",
+    "Meridian",
+    "Orchard",
+    "Signal",
+    "Tide",
+    "Cathedral",
+    "Static",
+    "Avenue",
+    "Comet",
+)
+REASONS = {
+    "bot": 1_480,
+    "missing_user_id": 311,
+    "missing_item_id": 204,
+    "broken_record": 190,
+    "unknown_event_type": 160,
+    "impossible_time": 122,
+    "value_not_a_number": 41,
+    "value_not_finite": 12,
+}
+PLANTED = "From popularity (0 %) to a list made from the planted taste (100 %), by NDCG@10."
+BETTER = "better than the published model by 0.0057 NDCG@10 (−0.0011 to 0.0125)"
 
 
 def track(number: int) -> str:
@@ -36,13 +58,16 @@ def trace(epochs: int) -> tuple[TraceRow, ...]:
         loss = 21_400 + 19_000 * 0.45**half
         side = "user" if half % 2 == 0 else "item"
         metric = 0.34 - 0.2 * 0.5 ** (half // 2 + 1) if side == "item" else None
-        rows.append(
-            TraceRow(
-                half // 2 + 1, side, "before", loss, 0.7 * loss, 0.1 * loss, 0.031 + 0.02 * (half == 0),
-                "ndcg@10" if metric else None, metric, "broadcast", "auto",
-            )  # fmt: skip
-        )
-    return (*rows, TraceRow(epochs, "user", "after", 21_380.5, 14_900.0, 2_140.0, 0.024, None, None, "broadcast", "exact"))
+        seconds = 0.031 + 0.02 * (half == 0)
+        name = "ndcg@10" if metric else None
+        parts = (loss, 0.7 * loss, 0.1 * loss, seconds)
+        rows.append(TraceRow(half // 2 + 1, side, "before", *parts, name, metric, "broadcast", "auto"))
+    return (
+        *rows,
+        TraceRow(
+            epochs, "user", "after", 21_380.5, 14_900.0, 2_140.0, 0.024, None, None, "broadcast", "exact"
+        ),
+    )
 
 
 def evaluation() -> tuple[MetricRow, ...]:
@@ -75,7 +100,9 @@ def make_report() -> RunReport:
     users = tuple(
         UserSample(
             history=tuple(track(7 * user + 3 * at) for at in range(6)),
-            suggestions=tuple(Suggestion(track(11 * user + 13 * at + 5), 0.94 - 0.05 * at) for at in range(10)),
+            suggestions=tuple(
+                Suggestion(track(11 * user + 13 * at + 5), 0.94 - 0.05 * at) for at in range(10)
+            ),
             history_total=41 + user,
         )
         for user in range(5)
@@ -98,12 +125,7 @@ def make_report() -> RunReport:
             Stage("publish", 5.13),
         ),
         settings=Settings(root=".demo/lake").model_dump(mode="json", by_alias=True),
-        batches=(
-            Batch("b-4f0c1d22", 56_120, 52_804, 2_506, 810, 0, {
-                "bot": 1_480, "missing_user_id": 311, "missing_item_id": 204, "broken_record": 190,
-                "unknown_event_type": 160, "impossible_time": 122, "value_not_a_number": 41, "value_not_finite": 12,
-            }),
-        ),
+        batches=(Batch("b-4f0c1d22", 56_120, 52_804, 2_506, 810, 0, REASONS),),
         expectations=(
             Expectation("expect_column_values_to_not_be_null(user_id)", True, 0),
             Expectation("expect_column_values_to_be_between(value)", True, 0),
@@ -113,13 +135,13 @@ def make_report() -> RunReport:
         trace=trace(8),
         evaluation=evaluation(),
         samples=users,
-        planted=PlantedShare(0.687, "How far the lists lie from popularity (0 %) to a list made from the planted taste (100 %), by NDCG@10."),
+        planted=PlantedShare(0.687, PLANTED),
         skews=tuple(
             skew
             for side, size in (("user", 1000), ("item", 500))
             if (skew := skew_of(side, np.ceil(generator.lognormal(3.2, 0.9, size)).astype(np.int64)))
         ),
         scores=generator.normal(0.62, 0.17, 10_000).astype(np.float32),
-        versions={"interactions": 1, "raw_events": 1, "recommendations": 1, "user_factors": 1, "item_factors": 1},
-        publication=Publication(True, "live", "better than the published model by 0.0057 NDCG@10 (−0.0011 to 0.0125)", 412, 588),
-    )  # fmt: skip
+        versions={"interactions": 1, "raw_events": 1, "recommendations": 1, "user_factors": 1},
+        publication=Publication(True, "live", BETTER, 412, 588),
+    )

@@ -39,8 +39,9 @@ class Stage:
 class Batch:
     """Where the records of one batch went: input = accepted + quarantined + duplicates + superseded.
 
-    ``reasons`` counts quarantined records by reason; a record with two reasons counts under both. ``passed`` is
-    the gate's word: of a refused batch (False) nothing was taken, its figures say what would have been.
+    ``reasons`` counts quarantined records by reason; a record with two reasons counts under both.
+    ``passed`` is the gate's word: of a refused batch (False) nothing was taken, its figures say what would
+    have been.
 
     Raises FactorlakeError when the figures do not add up: a report never shows an account that does not.
     """
@@ -66,7 +67,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Accounting:
-    """The batches of a run taken together: input = accepted + quarantined + duplicates + superseded + held_back."""
+    """The batches of a run together: input = accepted + quarantined + duplicates + superseded + held_back."""
 
     input: int
     accepted: int
@@ -79,7 +80,7 @@ class Accounting:
 
 @dataclass(frozen=True)
 class Expectation:
-    """One Great Expectations result. ``success`` None: it did not run. ``value``: rows that broke it, or None."""
+    """One Great Expectations result. ``success`` None: it did not run. ``value``: rows that broke it."""
 
     rule: str
     success: bool | None
@@ -89,7 +90,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One half step, as in the table training_trace. ``state`` says what the loss describes: before or after it."""
+    """One half step, as in training_trace. ``state`` says what the loss describes: before or after it."""
 
     epoch: int
     side: str
@@ -106,7 +107,7 @@ class TraceRow:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric of the model or of a baseline, as in the table evaluation; ends of the 95 % interval or None."""
+    """One metric of the model or a baseline, as in the table evaluation, with its 95 % interval."""
 
     split: str
     name: str
@@ -119,7 +120,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One recommended item by name. ``source``: model, or popularity where the model does not know the user."""
+    """One recommended item by name. ``source``: model, or popularity for users the model does not know."""
 
     item: str
     score: float
@@ -146,7 +147,7 @@ class PlantedShare:
 
 @dataclass(frozen=True)
 class Skew:
-    """How unevenly observations fall on one side's rows. ``curve``: (rank, observations), most observed first."""
+    """How unevenly observations fall on one side. ``curve``: (rank, observations), most observed first."""
 
     side: str
     rows: int
@@ -227,7 +228,7 @@ class RunReport:
 
     @property
     def headline(self) -> tuple[MetricRow, MetricRow | None] | None:
-        """The model's most telling metric and the first baseline beside it, or None when nothing was judged."""
+        """The model's most telling metric and the first baseline beside it; None when nothing was judged."""
         models = [row for row in self.evaluation if row.name == "model"]
         for wanted in (*RANKING_HEADLINES, *RATING_ERRORS):
             for row in models:
@@ -250,9 +251,9 @@ def lower_is_better(metric: str) -> bool:
 
 def beside_baseline(report: RunReport) -> str:
     """Return the headline metric against its baseline in words; "–" when there is none to compare with."""
-    if report.headline is None or report.headline[1] is None:
+    row, baseline = report.headline or (None, None)
+    if row is None or baseline is None:
         return ABSENT
-    row, baseline = report.headline
     named = f"{baseline.name} {figure(baseline.value)}"
     if lower_is_better(row.metric) or not baseline.value > 0:
         return f"beside {named}"

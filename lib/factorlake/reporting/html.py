@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from factorlake.reporting import sections
+from collections.abc import Callable
+
+from factorlake.reporting import account_sections, model_sections, run_sections
 from factorlake.reporting.content import RunReport, beside_baseline
 from factorlake.reporting.markup import Html, join, name, tag
 from factorlake.reporting.style import CSS
@@ -11,6 +13,17 @@ from factorlake.reporting.text import count, figure, plural, printable, seconds,
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """The page forbids itself to load anything: even markup that got past escaping could fetch nothing."""
 
+SECTIONS: tuple[Callable[[RunReport], Html], ...] = (
+    model_sections.recommendations,
+    model_sections.quality,
+    account_sections.rows,
+    account_sections.expectations,
+    model_sections.training,
+    model_sections.shape,
+    run_sections.work,
+)
+"""First what people come for, last how it was done."""
+
 CALM_STATES = ("running", "nothing")
 BAD_STATES = ("refused", "failed", "aborted")
 
@@ -18,15 +31,15 @@ BAD_STATES = ("refused", "failed", "aborted")
 def render_html(report: RunReport) -> str:
     """Return the report as one self-contained HTML5 page, under 2 MB whatever the report holds.
 
-    All foreign text (names of items, reasons, settings) is escaped and cut; users are numbered, never named. Parts
-    the run did not reach are left out. An empty report gives a page with its head and the settings.
+    All foreign text (names of items, reasons, settings) is escaped and cut; users are numbered, never named.
+    Parts the run did not reach are left out. An empty report gives a page with its head and the settings.
     """
     title = f"{printable(report.recommender, 60)} · {printable(report.run_id, 60)}"
     body = tag(
         "body",
         _head_band(report),
-        tag("main", _key_figures(report), *(part(report) for part in sections.ALL)),
-        tag("footer", "Written by factorlake. Users are numbered, not named; secrets in settings are masked."),
+        tag("main", _key_figures(report), *(part(report) for part in SECTIONS)),
+        tag("footer", "Written by factorlake. Users are numbered, never named; secrets are masked."),
     )
     head = tag(
         "head",
@@ -40,8 +53,9 @@ def render_html(report: RunReport) -> str:
 
 
 def _head_band(report: RunReport) -> Html:
-    model = join([" · model ", tag("code", printable(report.model_version))]) if report.model_version else None
-    when = join([f"{report.started:%d %B %Y, %H:%M} UTC · run ", tag("code", printable(report.run_id)), model])
+    when = [f"{report.started:%d %B %Y, %H:%M} UTC · run ", tag("code", printable(report.run_id))]
+    if report.model_version:
+        when += [" · model ", tag("code", printable(report.model_version))]
     kind = "bad" if report.state in BAD_STATES else "calm" if report.state in CALM_STATES else None
     return tag(
         "header",
@@ -49,7 +63,7 @@ def _head_band(report: RunReport) -> Html:
             "div",
             tag("p", "factorlake run report", class_="kicker"),
             tag("h1", name(printable(report.recommender))),
-            tag("p", when, class_="when"),
+            tag("p", *when, class_="when"),
             tag(
                 "p",
                 tag("span", printable(report.state, 30), class_=join(["badge", f" {kind}" if kind else ""])),
@@ -81,7 +95,8 @@ def _key_figures(report: RunReport) -> Html:
             )
         )
     if report.users is not None and report.items is not None:
-        cards.append(("Users × items", f"{count(report.users)} × {count(report.items)}", f"{plural(report.pairs or 0, 'pair')} trained on"))
+        known = f"on {plural(report.items, 'item')}, {plural(report.pairs or 0, 'pair')}"
+        cards.append(("Users", count(report.users), known))
     if report.headline:
         row = report.headline[0]
         cards.append((printable(row.metric, 20).upper(), figure(row.value), beside_baseline(report)))
@@ -89,9 +104,8 @@ def _key_figures(report: RunReport) -> Html:
         cards.append(("Planted taste found", share(report.planted.value, 1), "of what could be found"))
     if report.stages:
         slowest = max(report.stages, key=lambda stage: stage.seconds)
-        cards.append(
-            ("Time", seconds(report.seconds), f"most of it in {printable(slowest.name, 30)}, {seconds(slowest.seconds)}")
-        )
+        most = f"most of it in {printable(slowest.name, 30)}, {seconds(slowest.seconds)}"
+        cards.append(("Time", seconds(report.seconds), most))
     shown = (
         tag("div", tag("dt", label), tag("dd", big, class_="big"), tag("dd", note, class_="note"))
         for label, big, note in cards

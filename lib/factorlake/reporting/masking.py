@@ -22,12 +22,12 @@ USER_RULE_FIELDS = ("values", "pattern", "condition", "min", "max", "above")
 def masked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of the resolved settings that may stand in a report, a log or a table.
 
-    Left out are values under a name that reads like a secret, logins and signatures inside URLs, and what a row
-    rule holds about the user column: a deny list of users is a list of user ids.
+    Left out are values under a name that reads like a secret, logins and signatures inside URLs, and what a
+    row rule holds about the user column: a deny list of users is a list of user ids.
 
     Parameters
     ----------
-    settings : the settings as nested plain data (``Settings.model_dump(mode="json", by_alias=True)``). Empty gives {}.
+    settings : nested plain data, ``Settings.model_dump(mode="json", by_alias=True)``. Empty gives {}.
     """
     columns = settings.get("events", {}).get("columns", {})
     user_column = columns.get("user_id", "user_id") if isinstance(columns, Mapping) else "user_id"
@@ -40,7 +40,7 @@ def _masked(name: str, value: Any, user_columns: set[str]) -> Any:
     if isinstance(value, Mapping):
         hidden = USER_RULE_FIELDS if _is_rule_about_users(value, user_columns) else ()
         return {
-            str(key): MASK if key in hidden and item not in (None, []) else _masked(str(key), item, user_columns)
+            str(key): MASK if key in hidden and item else _masked(str(key), item, user_columns)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):

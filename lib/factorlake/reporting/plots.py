@@ -1,18 +1,21 @@
 """The report's figures: matplotlib drawings as inline SVG that takes its colours from the page.
 
-Each function returns the SVG as markup, or empty markup when there is nothing to draw. Text stays text, so a figure
-reads in the page's own font, in light and dark, and can be searched.
+Each function returns the SVG as markup, or empty markup when there is nothing to draw. Text stays text, so a
+figure reads in the page's own font, in light and dark, and can be searched.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -22,7 +25,7 @@ from factorlake.reporting.markup import Html, tag
 from factorlake.reporting.text import count, figure, plural, printable
 from factorlake.types import FloatVector
 
-# Marks in the drawing that stand for colours of the page: (mark, CSS, with a fallback from the Okabe-Ito palette).
+# Marks in the drawing stand for colours of the page, which fall back to those of Okabe and Ito.
 INK, FAINT, MODEL, LIVE, POPULARITY, BIASES, MEAN, WARN = (f"#01020{digit}" for digit in range(1, 9))
 COLOURS = {
     INK: "currentColor",
@@ -38,12 +41,13 @@ NAMES = ("model", "live", "popularity", "biases", "mean")
 NAME_COLOURS = dict(zip(NAMES, (MODEL, LIVE, POPULARITY, BIASES, MEAN), strict=True))
 # Colour is never the only sign: each name has a marker of its own as well.
 NAME_MARKERS = dict(zip(NAMES, "oDs^v", strict=True))
-WIDTH = 5.4
+WIDTH = 4.7
 MAX_POINTS = 400
 MAX_BARS = 14
-STYLE = {
+MAX_METRICS = 16
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "font.size": 9,
+    "font.size": 8.5,
     "text.parse_math": False,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -59,14 +63,19 @@ STYLE = {
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "axes.labelsize": 9,
+    "axes.labelsize": 8.5,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
 
+def label_of(row_name: str) -> str:
+    """Return how the page calls a model or baseline that the table evaluation names."""
+    return "published model" if row_name == "live" else printable(row_name, 30)
+
+
 def training_figure(trace: Sequence[TraceRow]) -> Html:
-    """Draw the objective by half steps done, the held-out metric where there is one, and seconds of each half step."""
+    """Draw the objective by half steps done, the held-out metric if there is one, and the seconds spent."""
     rows = [row for row in trace if np.isfinite(row.loss)]
     if not rows:
         return Html("")
@@ -89,21 +98,27 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
         for side, colour in (("user", MODEL), ("item", POPULARITY)):
             mine = [at for at in keep if rows[at].side == side]
             lengths = [rows[at].seconds for at in mine]
-            axes[-1].bar([at / 2 + 0.25 for at in mine], lengths, width=0.4, color=colour, label=f"{side} side")
+            middles = [at / 2 + 0.25 for at in mine]
+            axes[-1].bar(middles, lengths, width=0.4, color=colour, label=f"{side} side")
         axes[-1].set_ylabel("seconds")
         axes[-1].set_xlabel("epochs done (a user and an item half step each)")
         axes[-1].legend(ncols=2, loc="upper right", fontsize=8, handlelength=1, borderaxespad=0)
         axes[-1].set_ylim(top=1.45 * max((row.seconds for row in rows), default=1) or 1)
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         result.append(
-            f"Line: the training objective goes from {figure(loss[0])} to {figure(loss[-1])} over {len(rows)} trace rows."
+            f"Line: the training objective goes from {figure(loss[0])} to {figure(loss[-1])} "
+            f"over {plural(len(rows), 'trace row')}."
         )
     return result.markup
 
 
 def metrics_figure(rows: Sequence[MetricRow]) -> Html:
-    """Draw each metric of one split as a dot with its 95 % interval, the model beside the baselines."""
-    drawn = [row for row in rows if np.isfinite(row.value)]
+    """Draw each metric of one split as a dot with its 95 % interval, the model beside the baselines.
+
+    At most MAX_METRICS metrics are drawn; the table beside the figure has them all.
+    """
+    kept = list(dict.fromkeys(row.metric for row in rows))[:MAX_METRICS]
+    drawn = [row for row in rows if row.metric in kept and np.isfinite(row.value)]
     groups = [
         [row for row in drawn if not lower_is_better(row.metric)],
         [row for row in drawn if lower_is_better(row.metric)],
@@ -116,11 +131,12 @@ def metrics_figure(rows: Sequence[MetricRow]) -> Html:
         axes = drawing.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
         for panel, group in zip(axes, groups, strict=True):
             _metric_panel(panel, group)
-        seen: dict[str, object] = {}
+        seen: dict[str, Artist] = {}
         for panel in axes:
             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
                 seen.setdefault(label, handle)
-        drawing.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=5, fontsize=8.5, handletextpad=0.1)
+        handles, labels = list(seen.values()), list(seen)
+        drawing.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8, handletextpad=0.1)
         said = (f"{row.name} {row.metric} {figure(row.value)}" for row in drawn)
         result.append("Dots with intervals: " + "; ".join(printable(text, 80) for text in said) + ".")
     return result.markup
@@ -134,7 +150,12 @@ def _metric_panel(panel: Axes, rows: Sequence[MetricRow]) -> None:
         shift = (at - (len(names) - 1) / 2) * 0.2
         heights = [metrics.index(row.metric) + shift for row in mine]
         panel.plot(
-            [row.value for row in mine], heights, NAME_MARKERS[name], color=NAME_COLOURS[name], markersize=5, label=name
+            [row.value for row in mine],
+            heights,
+            NAME_MARKERS[name],
+            color=NAME_COLOURS[name],
+            markersize=5,
+            label=label_of(name),
         )
         for row, height in zip(mine, heights, strict=True):
             if row.lower is not None and row.upper is not None:
@@ -150,11 +171,11 @@ def _metric_panel(panel: Axes, rows: Sequence[MetricRow]) -> None:
 
 
 def reasons_figure(reasons: Mapping[str, int]) -> Html:
-    """Draw how many records each reason put into quarantine, most frequent first; few bars, the rest as one."""
+    """Draw how many records each reason put into quarantine, most frequent first, the rest as one bar."""
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     if not ordered:
         return Html("")
-    bars = [(printable(reason, 34), number) for reason, number in ordered[:MAX_BARS]]
+    bars = [(printable(reason, 28), number) for reason, number in ordered[:MAX_BARS]]
     if len(ordered) > MAX_BARS:
         rest = ordered[MAX_BARS:]
         bars.append((plural(len(rest), "other reason"), sum(number for _, number in rest)))
@@ -162,7 +183,7 @@ def reasons_figure(reasons: Mapping[str, int]) -> Html:
         panel = drawing.subplots()
         # Positions, not labels, place the bars: two long reasons may read the same once they are cut.
         drawn = panel.barh(range(len(bars)), [number for _, number in bars], color=WARN, height=0.62)
-        panel.bar_label(drawn, [count(number) for _, number in bars], padding=4, fontsize=8.5)
+        panel.bar_label(drawn, [count(number) for _, number in bars], padding=4, fontsize=8)
         panel.set_yticks(range(len(bars)), [reason for reason, _ in bars])
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
@@ -193,7 +214,9 @@ def skew_figure(skews: Sequence[Skew]) -> Html:
         panel.set_xlabel("rank of the user or item, most observed first")
         panel.set_ylabel("observations")
         panel.legend()
-        longest = (f"{plural(skew.rows, skew.side)}, the longest with {count(skew.longest)}" for skew in drawn)
+        longest = (
+            f"{plural(skew.rows, skew.side)}, the longest with {count(skew.longest)}" for skew in drawn
+        )
         result.append("Lines of observations by rank: " + "; ".join(longest) + ".")
     return result.markup
 
@@ -206,13 +229,17 @@ def scores_figure(scores: FloatVector | None) -> Html:
         return Html("")
     with _drawing("scores", 2.6) as (drawing, result):
         panel = drawing.subplots()
-        heights, edges = np.histogram(finite, bins=min(40, max(1, int(np.sqrt(len(finite))))))
+        low, high = float(finite.min()), float(finite.max())
+        # Scores that are all alike, or nearly so, need a range that floating point can cut into bins.
+        margin = max(0.0, 1e-3 * max(abs(low), abs(high), 1e-3) - (high - low))
+        bins = min(40, max(1, int(np.sqrt(len(finite)))))
+        heights, edges = np.histogram(finite, bins=bins, range=(low - margin, high + margin))
         panel.stairs(heights, edges, fill=True, color=MODEL, alpha=0.85)
         panel.set_xlabel("score of a recommended item")
         panel.set_ylabel("list entries")
         panel.yaxis.set_major_formatter(FuncFormatter(_compact))
         result.append(
-            f"Histogram of {count(len(finite))} scores from {figure(finite.min(), 3)} to {figure(finite.max(), 3)}, "
+            f"Histogram of {count(len(finite))} scores from {figure(low, 3)} to {figure(high, 3)}, "
             f"median {figure(float(np.median(finite)), 3)}."
         )
     return result.markup
@@ -231,12 +258,15 @@ def _drawing(key: str, height: float) -> Iterator[tuple[Figure, _Result]]:
         result = _Result()
         yield drawing, result
         target = io.StringIO()
-        drawing.savefig(target, format="svg", transparent=True, metadata={"Date": None})
+        with warnings.catch_warnings():
+            # The browser sets the text, in a font of its own: what matplotlib's lacks is no fault.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            drawing.savefig(target, format="svg", transparent=True, metadata={"Date": None})
     result.markup = _inline(target.getvalue(), key, " ".join(result))
 
 
 def _inline(svg: str, key: str, description: str) -> Html:
-    """Fit matplotlib's SVG file into a page: no prologue, no outside names, ids of its own, the page's colours."""
+    """Fit matplotlib's SVG into a page: no prologue, no outside names, ids of its own, the page's colours."""
     body = svg[svg.index("<svg") :]
     viewbox = re.search(r'viewBox="([^"]+)"', body)
     inner = body[body.index(">") + 1 : body.rindex("</svg>")]

@@ -21,11 +21,14 @@ STAGE_WIDTH = 11
 
 
 @contextmanager
-def open_progress(quiet: bool = False, stream: TextIO | None = None, clock: Clock = time.monotonic) -> Iterator[Progress]:
+def open_progress(
+    quiet: bool = False, stream: TextIO | None = None, clock: Clock = time.monotonic
+) -> Iterator[Progress]:
     """Yield ``progress(message)``; a message that starts with ``stage: `` opens that stage.
 
-    Plain streams get one line a message, when it comes: stage, what, seconds since the job began. A terminal gets one
-    live line with the message at work, and a line that stays for each message that is done, with its own seconds.
+    Plain streams get one line a message, when it comes: stage, what, seconds since the job began. A terminal
+    gets one live line with the message at work, and a line that stays for each message that is done, with its
+    own seconds.
 
     Parameters
     ----------
@@ -55,7 +58,8 @@ def _plain(stream: TextIO, clock: Clock) -> Progress:
     def progress(message: str) -> None:
         nonlocal stage
         stage, what = _split(message, stage)
-        print(f"{stage:<{STAGE_WIDTH}}{what:<60}  {seconds(clock() - began):>11}", file=stream, flush=True)
+        stream.write(f"{stage:<{STAGE_WIDTH}}{what:<60}  {seconds(clock() - began):>11}\n")
+        stream.flush()
 
     return progress
 

@@ -25,12 +25,14 @@ SHOWN_TRACE = 6
 SHOWN_METRICS = 10
 
 
-def render_summary(report: RunReport, width: int = 100, color: bool = False, html_path: str | None = None) -> str:
+def render_summary(
+    report: RunReport, width: int = 100, color: bool = False, html_path: str | None = None
+) -> str:
     """Return the end of a run as terminal text.
 
     Row accounting as an equation with the reasons, the training trace, metrics beside the baseline, a few
-    recommendations by name, the planted share, and where the HTML report lies. Parts the run did not reach are left
-    out. Foreign text is made printable and never read as markup.
+    recommendations by name, the planted share, and where the HTML report lies. Parts the run did not reach
+    are left out. Foreign text is made printable and never read as markup.
 
     Parameters
     ----------
@@ -49,12 +51,20 @@ def render_summary(report: RunReport, width: int = 100, color: bool = False, htm
         emoji=False,
         legacy_windows=False,
     )
-    parts = [_accounting(report), _training(report), _metrics(report), _recommendations(report), _ending(report, html_path)]
+    parts = [
+        _accounting(report),
+        _training(report),
+        _metrics(report),
+        _recommendations(report),
+        _ending(report),
+    ]
     for part in parts:
         if part is not None:
             console.print(Padding(part, (1, 0, 0, 0)))
     lines = (line.rstrip() for line in target.getvalue().splitlines())
-    return "\n".join(lines).strip("\n") + "\n"
+    text = "\n".join(lines).strip("\n") + "\n"
+    # A path is made to be copied: it stands on a line of its own and is never wrapped.
+    return f"{text}report: {html_path}\n" if html_path else text
 
 
 def _accounting(report: RunReport) -> RenderableType | None:
@@ -104,7 +114,10 @@ def _training(report: RunReport) -> RenderableType | None:
 def _metrics(report: RunReport) -> RenderableType | None:
     if not report.evaluation:
         return None
-    names = ["model", *(name for name in ("live", *BASELINES) if any(row.name == name for row in report.evaluation))]
+    names = [
+        "model",
+        *(name for name in ("live", *BASELINES) if any(row.name == name for row in report.evaluation)),
+    ]
     values = {(row.split, row.metric, row.name): row for row in report.evaluation}
     keys = list(dict.fromkeys((row.split, row.metric) for row in report.evaluation))
     metrics = _table("Quality on held-out events", "metric", "95 % interval", *names)
@@ -124,19 +137,26 @@ def _metrics(report: RunReport) -> RenderableType | None:
 def _recommendations(report: RunReport) -> RenderableType | None:
     if not report.samples:
         return None
-    samples = Table(title="Recommendations", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, expand=True)
+    samples = Table(
+        title="Recommendations", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, expand=True
+    )
     samples.add_column("")
     samples.add_column("had", style="dim", ratio=2)
     samples.add_column("recommended", ratio=3)
     for number, sample in enumerate(report.samples[:SHOWN_USERS], start=1):
         had = ", ".join(printable(item, 60) for item in sample.history[:3]) or ABSENT
         left = max(sample.history_total, len(sample.history)) - len(sample.history[:3])
-        best = ", ".join(printable(suggestion.item, 60) for suggestion in sample.suggestions[:SHOWN_ITEMS]) or ABSENT
-        samples.add_row(f"user {number}", Text(had + (f" and {count(left)} more" if left > 0 else "")), Text(best))
+        best = (
+            ", ".join(printable(suggestion.item, 60) for suggestion in sample.suggestions[:SHOWN_ITEMS])
+            or ABSENT
+        )
+        samples.add_row(
+            f"user {number}", Text(had + (f" and {count(left)} more" if left > 0 else "")), Text(best)
+        )
     return samples
 
 
-def _ending(report: RunReport, html_path: str | None) -> RenderableType | None:
+def _ending(report: RunReport) -> RenderableType | None:
     lines = []
     if report.planted:
         lines.append(Text.assemble((f"{share(report.planted.value, 1)} of the planted taste found", "bold")))
@@ -144,11 +164,10 @@ def _ending(report: RunReport, html_path: str | None) -> RenderableType | None:
     if report.publication:
         done = "published into" if report.publication.published else "not published into"
         style = "green" if report.publication.published else "red"
-        what = f"{done} slot {printable(report.publication.slot)}: {printable(report.publication.reason, 300)}"
+        what = (
+            f"{done} slot {printable(report.publication.slot)}: {printable(report.publication.reason, 300)}"
+        )
         lines.append(Text(what, style=style))
-    if html_path:
-        # A path is made to be copied: it is never wrapped.
-        lines.append(Text(f"report: {html_path}", no_wrap=True, overflow="ignore"))
     return Group(*lines) if lines else None
 
 
@@ -164,9 +183,9 @@ def _text(text: str) -> Text:
 
 
 def to_json(report: RunReport) -> str:
-    """Return the run's figures as JSON text: accounting, trace, evaluation, planted share, skew, versions, seconds.
+    """Return the run's figures as JSON text: accounting, trace, evaluation, planted share, skew, versions.
 
-    Names of items and settings are left out. Figures that are not finite become null, since JSON has no word for them.
+    Names of items and settings are left out. What is not finite becomes null: JSON has no word for it.
     """
     figures: dict[str, Any] = {
         "run_id": report.run_id,
@@ -185,7 +204,9 @@ def to_json(report: RunReport) -> str:
         "trace": [asdict(row) for row in report.trace],
         "evaluation": [asdict(row) for row in report.evaluation],
         "planted": asdict(report.planted) if report.planted else None,
-        "skews": [{key: value for key, value in asdict(skew).items() if key != "curve"} for skew in report.skews],
+        "skews": [
+            {key: value for key, value in asdict(skew).items() if key != "curve"} for skew in report.skews
+        ],
         "versions": dict(report.versions),
         "publication": asdict(report.publication) if report.publication else None,
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import unicodedata
 
-# Controls, bidirectional overrides, unpaired surrogates and private use: they can rewrite a terminal line or turn a
-# page's text round, and are never part of a name one would read.
+# Controls, bidirectional overrides, unpaired surrogates and private use: they can rewrite a terminal line or
+# turn a page's text round, and are never part of a name one would read.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 JOINERS = {"\u200c", "\u200d"}
 MAX_CHARACTERS = 160
@@ -14,14 +14,15 @@ ABSENT = "–"
 
 
 def printable(text: object, limit: int = MAX_CHARACTERS) -> str:
-    """Return foreign text on one line, safe for a terminal: unprintable characters become U+FFFD, long text is cut.
+    """Return foreign text on one line, safe for a terminal: unprintable marks become U+FFFD, the end is cut.
 
     White space of any kind becomes single spaces. Empty text gives "–".
     """
     # Cut before looking at characters, so that a name of megabytes costs nothing.
     words = " ".join(str(text)[: 4 * limit].split())
     kept = "".join(
-        "\ufffd" if unicodedata.category(mark) in UNPRINTABLE and mark not in JOINERS else mark for mark in words
+        "\ufffd" if unicodedata.category(mark) in UNPRINTABLE and mark not in JOINERS else mark
+        for mark in words
     )
     return (kept if len(kept) <= limit else kept[: limit - 1] + "…") or ABSENT
 
@@ -32,7 +33,7 @@ def count(number: int | None) -> str:
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """Return a figure with ``digits`` decimals, six significant digits above 1,000; absent or not finite: said so."""
+    """Return a figure with ``digits`` decimals, fewer above 1,000; absent or not finite: said so."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):
