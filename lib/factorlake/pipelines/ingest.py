@@ -17,14 +17,15 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from factorlake.config.settings import EventColumns
-from factorlake.errors import NOTHING_TO_DO, DataRefusedError
+from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError
 from factorlake.pipelines import ingest_ledger as ledger
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest_ledger import Ledger
-from factorlake.spark.delta_source import find_new_rows, is_delta_table, read_new_rows
+from factorlake.spark.delta_source import find_new_rows, read_new_rows
 from factorlake.spark.files import SourceFile, list_files
 from factorlake.spark.readers import Inspection, count_by_file, inspect_files, read_records
 from factorlake.tables import delta_io
+from factorlake.tables.delta_io import Commit
 from factorlake.tables.schemas import SCHEMAS
 
 log = logging.getLogger(__name__)
@@ -55,24 +56,25 @@ def run(context: Context) -> JobResult:
     path = context.settings.require_input()
     result = JobResult(counts={"files": 0, "records": 0, "broken": 0, "duplicate_files": 0})
     result.details["batches"] = []
-    _close_written_batches(context, result)
-    if context.settings.ingest.format == "delta" or (
-        context.settings.ingest.format == "auto" and is_delta_table(context.spark, path)
-    ):
-        _ingest_table(context, path, result)
+    book = _close_written_batches(context, Ledger.read(context), result)
+    form = context.settings.ingest.format
+    # The Parquet files of a Delta table must not be read one by one: some of them are no longer part of it.
+    if form in ("auto", "delta") and delta_io.exists(context.spark, path):
+        _ingest_table(context, path, book, result)
+    elif form == "delta":
+        raise ConfigError(f"input {path} is no Delta table: set `input`, or `ingest.format` for files")
     else:
-        _ingest_files(context, path, result)
+        _ingest_files(context, path, book, result)
     if not result.details["batches"]:
         result.exit_code, result.reason = NOTHING_TO_DO, "no new records" if result.counts["files"] else "no new files"
     return result
 
 
-def _ingest_files(context: Context, path: str, result: JobResult) -> None:
+def _ingest_files(context: Context, path: str, book: Ledger, result: JobResult) -> None:
     files, left_aside = list_files(context.spark, path, context.settings.ingest)
     result.counts["left_aside"] = left_aside
     if left_aside:
         log.warning("%d files have an ending that names no format and were left aside", left_aside)
-    book = Ledger.read(context)
     if not files and not book.rows:
         raise DataRefusedError(
             f"{path} holds no file to read"
@@ -82,25 +84,30 @@ def _ingest_files(context: Context, path: str, result: JobResult) -> None:
     known = book.known_files()
     new = [file for file in files if (file.path, file.size, file.modified_us) not in known]
     # A planned batch is read again by itself, so that a run that was killed groups files as a clean one does.
+    known_hashes = book.known_hashes()
     for entries in book.unfinished().values():
         planned = {entry["file"] for entry in entries}
         again = [file for file in new if file.path in planned]
         new = [file for file in new if file.path not in planned]
-        _ingest_group(context, again, result)
-    _ingest_group(context, new, result)
+        known_hashes |= _ingest_group(context, again, known_hashes, result)
+    _ingest_group(context, new, known_hashes, result)
 
 
-def _ingest_group(context: Context, files: list[SourceFile], result: JobResult) -> None:
+def _ingest_group(
+    context: Context, files: list[SourceFile], known_hashes: dict[str, str], result: JobResult
+) -> dict[str, str]:
+    """Ingest some files as one batch; return the content hashes that are known now, each with its file."""
     if not files:
-        return
+        return {}
     context.progress(f"reading {len(files)} new files")
     result.counts["files"] += len(files)
-    plan = plan_files(context, inspect_files(context.spark, files), Ledger.read(context).known_hashes())
+    plan = plan_files(context, inspect_files(context.spark, files), known_hashes)
     result.counts["duplicate_files"] += sum(entry["outcome"] == ledger.DUPLICATE for entry in plan.entries)
     result.versions["ingest_ledger"] = ledger.record(context, plan.entries)
     if plan.files:
-        write_records(context, plan.batch, read_records(context.spark, plan.files))
-        close_batch(context, plan.batch, plan.planned, result)
+        commit = write_records(context, plan.batch, read_records(context.spark, plan.files))
+        close_batch(context, plan.batch, plan.planned, commit.version, result)
+    return {entry["content_hash"]: entry["file"] for entry in plan.planned}
 
 
 def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str, str]) -> Plan:
@@ -152,8 +159,8 @@ def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str
     return Plan(batch, entries, [look.file for look in taken])
 
 
-def _ingest_table(context: Context, path: str, result: JobResult) -> None:
-    since = Ledger.read(context).last_version(path)
+def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) -> None:
+    since = book.last_version(path)
     new = find_new_rows(context.spark, path, since)
     if not new.added:
         return
@@ -165,12 +172,12 @@ def _ingest_table(context: Context, path: str, result: JobResult) -> None:
         path, ledger.PLANNED, size=0, modified_us=None, content_hash=str(new.version), batch=batch
     )
     ledger.record(context, [planned])
-    write_records(context, batch, read_new_rows(context.spark, new))
-    close_batch(context, batch, [planned], result)
+    commit = write_records(context, batch, read_new_rows(context.spark, new))
+    close_batch(context, batch, [planned], commit.version, result)
 
 
-def write_records(context: Context, batch: str, records: DataFrame) -> bool:
-    """Append a batch's records to raw_events in one commit; return False when an earlier run had done it."""
+def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
+    """Append a batch's records to raw_events in one commit, which is skipped when an earlier run had made it."""
     frame = records.select(
         F.lit(batch).alias("batch"),
         *records.columns,
@@ -187,11 +194,13 @@ def write_records(context: Context, batch: str, records: DataFrame) -> bool:
     )
     if commit.skipped:
         log.info("batch=%s was in raw_events already", batch)
-    return not commit.skipped
+    return commit
 
 
-def close_batch(context: Context, batch: str, planned: list[dict[str, Any]], result: JobResult) -> None:
-    """Record every file of a written batch as ingested, with the records that raw_events holds of it."""
+def close_batch(
+    context: Context, batch: str, planned: list[dict[str, Any]], version: int, result: JobResult
+) -> None:
+    """Record every file of a written batch as ingested, with the records that raw_events holds of it at ``version``."""
     path = context.lake.shared("raw_events")
     counts = count_by_file(delta_io.read(context.spark, path).filter(F.col("batch") == batch))
     # A row of a Delta source names the data file it came from; the ledger names the table.
@@ -203,19 +212,21 @@ def close_batch(context: Context, batch: str, planned: list[dict[str, Any]], res
         {**entry, "outcome": ledger.INGESTED, "records": per_file[entry["file"]][0]} for entry in planned
     ]
     result.versions["ingest_ledger"] = ledger.record(context, entries)
-    result.versions["raw_events"] = delta_io.version(context.spark, path)
+    result.versions["raw_events"] = version
     result.counts["records"] += sum(records for records, _ in per_file.values())
     result.counts["broken"] += sum(broken for _, broken in per_file.values())
     result.details["batches"].append(batch)
     log.info("batch=%s files=%d records=%d", batch, len(planned), sum(n for n, _ in per_file.values()))
 
 
-def _close_written_batches(context: Context, result: JobResult) -> None:
-    """Close the batches that a killed run had written but not closed."""
+def _close_written_batches(context: Context, book: Ledger, result: JobResult) -> Ledger:
+    """Close the batches that a killed run had written but not closed; return the ledger as it is then."""
     path = context.lake.shared("raw_events")
-    for batch, rows in Ledger.read(context).unfinished().items():
-        if not delta_io.exists(context.spark, path):
-            return
+    unfinished = book.unfinished()
+    if not unfinished or not delta_io.exists(context.spark, path):
+        return book
+    version = delta_io.version(context.spark, path)
+    for batch, rows in unfinished.items():
         if delta_io.read(context.spark, path).filter(F.col("batch") == batch).isEmpty():
             continue
         planned = [
@@ -230,7 +241,8 @@ def _close_written_batches(context: Context, result: JobResult) -> None:
             for row in rows
         ]
         result.counts["files"] += len(planned)
-        close_batch(context, batch, planned, result)
+        close_batch(context, batch, planned, version, result)
+    return Ledger.read(context)
 
 
 def mapped_columns(columns: EventColumns) -> dict[str, str]:

@@ -104,7 +104,8 @@ def _settle(
     records = keep(records_with_verdicts(context, batch))
     try:
         decision = states.unfinished(batch)
-        if decision is not None and decision.rules != _rules(context) and _written_tables(context, batch):
+        written = _written_tables(context, batch) if decision is not None else set()
+        if decision is not None and decision.rules != _rules(context) and written:
             raise ConfigError(
                 f"batch {batch} was half written under other rules ({decision.rules}): run validate once with the "
                 "settings of that run (the runs table keeps them), then with the new ones"
@@ -112,7 +113,7 @@ def _settle(
         if decision is None or decision.rules != _rules(context):
             decision = decide(context, batch, n_input, measure(records, _reasons(context)), states, accepted)
         if decision.passed:
-            write_records(context, batch, records, decision, result)
+            write_records(context, batch, records, decision, result, written)
             close_batch(context, batch, decision)
             states.written.add(batch)
             for name in ACCOUNTED:
@@ -168,10 +169,15 @@ def decide(
 
 
 def write_records(
-    context: Context, batch: str, records: DataFrame, decision: Decision, result: JobResult
+    context: Context,
+    batch: str,
+    records: DataFrame,
+    decision: Decision,
+    result: JobResult,
+    written: set[str] | frozenset[str] = frozenset(),
 ) -> None:
-    """Write the batch's records to quarantine, then to interactions, each in one commit; skip what is there already."""
-    written = _written_tables(context, batch)
+    """Write the batch's records to quarantine, then to interactions, each in one commit, but to no table that a killed
+    run had ``written``."""
     now, run_id, rules = F.lit(datetime.now(UTC)), F.lit(context.run_id), F.lit(decision.rules)
     if "quarantine" not in written:
         refused = records.filter(F.col("verdict") == QUARANTINED).select(

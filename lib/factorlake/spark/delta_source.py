@@ -9,13 +9,13 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.errors import ConfigError, DataRefusedError
+from factorlake.errors import DataRefusedError
 from factorlake.spark.readers import read_table_records
 
 # Commits that move rows between files without changing any.
 MAINTENANCE = ("OPTIMIZE", "REORG", "CLUSTER BY")
 CHANGED_ROWS = ("numDeletedRows", "numUpdatedRows", "numTargetRowsUpdated", "numTargetRowsDeleted")
-FILE, POSITION = "__file", "__position"
+FILE = "__file"
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,13 @@ class NewRows:
     columns: list[str]
 
 
-def is_delta_table(spark: SparkSession, path: str) -> bool:
-    """Whether ``path`` is a Delta table, so that its Parquet files must not be read one by one."""
-    try:
-        spark.sql(f"DESCRIBE DETAIL {_quoted(path)}").select("format").collect()
-    except AnalysisException:
-        return False
-    return True
-
-
 def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
-    """Find the data files whose rows were added after version ``since``.
+    """Find the data files of the Delta table at ``path`` whose rows were added after version ``since``.
 
     Raises
     ------
-    ConfigError : there is no Delta table.
     DataRefusedError : a commit since then changed or removed rows, or is no longer kept in the table's history.
     """
-    if not is_delta_table(spark, path):
-        raise ConfigError(f"input {path} is no Delta table: set `input`, or `ingest.format` for files")
     history = {
         row["version"]: row
         for row in spark.sql(f"DESCRIBE HISTORY {_quoted(path)}")
@@ -81,7 +69,7 @@ def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
     """Return the new rows as records; there must be some. A row's file is the table, the version and the data file it stands in."""
     # Each version is read as it was, since a later compaction takes its files out of the latest one.
     parts = [_rows_of(spark, rows, version, files) for version, files in rows.added]
-    return read_table_records(reduce(DataFrame.unionByName, parts), FILE, POSITION)
+    return read_table_records(reduce(DataFrame.unionByName, parts), FILE)
 
 
 def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str]) -> DataFrame:
@@ -91,7 +79,6 @@ def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str])
         _at(spark, rows.path, version)
         .select(
             F.concat(F.lit(f"{rows.path}@v{version}/"), name).alias(FILE),
-            F.col("_metadata.row_index").alias(POSITION),
             F.col("_metadata.file_path").alias("__path"),
             *(
                 F.col(f"`{column}`") if column in present else F.lit(None).cast("string").alias(column)

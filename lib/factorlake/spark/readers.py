@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
@@ -79,14 +79,17 @@ def inspect_files(spark: SparkSession, files: list[SourceFile]) -> list[Inspecti
 
     A file that the file system does not give has neither hash nor columns, only a problem. No files: no rows.
     """
-    if not files:
-        return []
-    rows = _try_inspect(spark, files)
-    if rows is None:
+    # Spark plans no read of a file of zero bytes.
+    nothing = (hashlib.sha256(b"").hexdigest(), True, None, None)
+    rows = {file.path: nothing for file in files if file.size == 0}
+    to_read = [file for file in files if file.size > 0]
+    found = _try_inspect(spark, to_read) if to_read else {}
+    if found is None:
         # One file that cannot be opened fails the whole read: ask for each alone to learn which.
-        rows = {}
-        for file in files:
-            rows.update(_try_inspect(spark, [file]) or {})
+        found = {}
+        for file in to_read:
+            found.update(_try_inspect(spark, [file]) or {})
+    rows.update(found)
     missing = "the file system does not give it (deleted, or no permission)"
     return [
         Inspection(file, *rows[file.path]) if file.path in rows else Inspection(file, None, False, missing, None)
@@ -104,12 +107,15 @@ def read_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
     return with_content(spark, files).mapInArrow(_parser(_forms(files)), RECORD_SCHEMA)
 
 
-def read_table_records(rows: DataFrame, file: str, position: str) -> DataFrame:
-    """Return the rows of a table as records; columns ``file`` and ``position`` tell where each stood.
+def read_table_records(rows: DataFrame, file: str) -> DataFrame:
+    """Return the rows of a table as records; the column ``file`` tells the data file each stood in.
 
-    Every other column becomes a field; the text of a record is its JSON.
+    Every other column becomes a field; the text of a record is its JSON. A table's rows have no order of their own:
+    their position is their rank by id within their data file, where exact copies are interchangeable.
     """
-    return rows.mapInArrow(_table_parser(file, position), RECORD_SCHEMA)
+    records = rows.mapInArrow(_table_parser(file), RECORD_SCHEMA)
+    rank = F.row_number().over(Window.partitionBy("file").orderBy("event_id"))
+    return records.withColumn("position", (rank - 1).cast("bigint"))
 
 
 def _forms(files: list[SourceFile]) -> dict[str, FileFormat]:
@@ -171,15 +177,12 @@ def _parser(forms: dict[str, FileFormat]) -> Callable[[Iterable[pa.RecordBatch]]
     return parse_files
 
 
-def _table_parser(
-    file: str, position: str
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _table_parser(file: str) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def parse_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             files = batch.column(file).to_pylist()
-            fields = batch.select([name for name in batch.schema.names if name not in (file, position)])
-            records = records_of(fields, batch.column(position).to_pylist())
-            yield _arrow(files, list(records))
+            fields = batch.select([name for name in batch.schema.names if name != file])
+            yield _arrow(files, list(records_of(fields, range(batch.num_rows))))
 
     return parse_rows
 

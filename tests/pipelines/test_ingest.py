@@ -1,0 +1,181 @@
+"""Ingest: every record once, whatever the files do and wherever a run is killed."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+
+from factorlake.errors import ConfigError, DataRefusedError
+from factorlake.pipelines import ingest
+from factorlake.pipelines import ingest_ledger as ledger
+from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.spark.files import list_files
+from factorlake.spark.readers import inspect_files, read_records
+from tests.pipelines.lakes import contents, context_at, events, outcomes, write_csv
+
+pytestmark = pytest.mark.spark
+
+
+def plan(context):
+    """The plan that a run would make of all files of the input now."""
+    files, _ = list_files(context.spark, context.settings.input, context.settings.ingest)
+    return ingest.plan_files(
+        context, inspect_files(context.spark, files), Ledger.read(context).known_hashes()
+    )
+
+
+def test_files_of_all_formats_come_in_once(spark, lake_root, tmp_path) -> None:
+    source = tmp_path / "log"
+    write_csv(source / "a.csv", *events(1, 2), "broken line")
+    (source / "deep [x]").mkdir()
+    (source / "deep [x]" / "b%20 {1}.jsonl.gz").write_bytes(
+        gzip.compress(b'{"user_id": "u3", "item_id": "i3", "value": 3, "event_time": "2024-01-01T00:00:03Z"}\n')
+    )
+    spark.createDataFrame([("u4", "i4", 4.0, "2024-01-01")], "user_id string, item_id string, value double, event_time string").toPandas().to_parquet(source / "c.parquet")
+    (source / "d.csv").write_bytes(b"")
+    (source / "notes.txt").write_text("no log")
+    (source / "_SUCCESS").write_text("")
+    context = context_at(spark, lake_root, source)
+
+    first = ingest.run(context)
+    assert (first.exit_code, first.counts["records"], first.counts["broken"]) == (0, 5, 1)
+    assert first.counts["left_aside"] == 1
+    assert outcomes(context)["d.csv"] == ["empty"]
+    before = contents(context, "raw_events")
+    assert [row[2] for row in before if "c.parquet" in row[0]] == [
+        '{"user_id":"u4","item_id":"i4","value":"4.0","event_time":"2024-01-01"}'
+    ]
+
+    second = ingest.run(context)
+    assert (second.exit_code, second.reason) == (99, "no new files")
+    assert contents(context, "raw_events") == before
+
+
+def test_renamed_copy_is_not_read_again_and_a_grown_file_is(spark, lake_root, tmp_path) -> None:
+    source = tmp_path / "log"
+    file = write_csv(source / "a.csv", *events(1, 2))
+    context = context_at(spark, lake_root, source)
+    ingest.run(context)
+    shutil.copy(file, source / "copy.csv")
+    renamed = ingest.run(context)
+    assert renamed.exit_code == 99
+    assert outcomes(context)["copy.csv"] == ["duplicate"]
+
+    write_csv(file, *events(1, 2, 3))
+    grown = ingest.run(context)
+    assert grown.counts["records"] == 3
+    assert len(contents(context, "raw_events")) == 5
+
+
+@pytest.mark.parametrize("killed_after", ["plan", "records"])
+def test_run_killed_between_its_writes_is_finished_by_the_next(spark, lake_root, tmp_path, killed_after) -> None:
+    source = tmp_path / "log"
+    write_csv(source / "a.csv", *events(1, 2))
+    context = context_at(spark, lake_root, source)
+    half = plan(context)
+    ledger.record(context, half.entries)
+    if killed_after == "records":
+        ingest.write_records(context, half.batch, read_records(spark, half.files))
+    write_csv(source / "b.csv", *events(3))
+
+    result = ingest.run(context)
+    assert result.exit_code == 0
+    assert [row[2] for row in contents(context, "raw_events")] == [*events(1, 2), *events(3)]
+    # The killed batch keeps its own files: the new one makes a batch of its own, as in a clean run.
+    assert list(Ledger.read(context).batches().items())[0] == (half.batch, 2)
+    assert len(Ledger.read(context).batches()) == 2
+    assert ingest.run(context).exit_code == 99
+
+
+def test_planned_file_that_changed_before_the_next_run_is_read_as_it_is_now(spark, lake_root, tmp_path) -> None:
+    source = tmp_path / "log"
+    write_csv(source / "a.csv", *events(1, 2))
+    context = context_at(spark, lake_root, source)
+    ledger.record(context, plan(context).entries)
+    write_csv(source / "a.csv", *events(1, 2, 3))
+    ingest.run(context)
+    assert [row[2] for row in contents(context, "raw_events")] == events(1, 2, 3)
+    assert ingest.run(context).exit_code == 99
+
+
+def test_second_append_of_a_batch_is_skipped(spark, lake_root, tmp_path) -> None:
+    write_csv(tmp_path / "log" / "a.csv", *events(1))
+    context = context_at(spark, lake_root, tmp_path / "log")
+    half = plan(context)
+    assert not ingest.write_records(context, half.batch, read_records(spark, half.files)).skipped
+    assert ingest.write_records(context, half.batch, read_records(spark, half.files)).skipped
+    assert len(contents(context, "raw_events")) == 1
+
+
+def test_missing_column_is_told_with_the_columns_there_are(spark, lake_root, tmp_path) -> None:
+    write_csv(tmp_path / "log" / "a.csv", *events(1))
+    write_csv(tmp_path / "log" / "b.csv", "1,2", header="user,item_id")
+    context = context_at(spark, lake_root, tmp_path / "log")
+    with pytest.raises(DataRefusedError) as caught:
+        ingest.run(context)
+    for part in ("b.csv", "'user_id'", "user, item_id", "events.columns.user_id"):
+        assert part in str(caught.value)
+    assert contents(context, "raw_events") == []
+
+
+def test_input_that_is_not_there_or_empty_is_told_apart(spark, lake_root, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        ingest.run(context_at(spark, lake_root, tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataRefusedError, match="holds no file"):
+        ingest.run(context_at(spark, lake_root, tmp_path / "empty"))
+
+
+def test_unreadable_file_refuses_the_batch_or_is_left_out_by_setting(spark, lake_root, tmp_path) -> None:
+    source = tmp_path / "log"
+    write_csv(source / "a.csv", *events(1))
+    whole = gzip.compress("\n".join(["user_id,item_id,value,event_time", *events(2)]).encode())
+    (source / "b.csv.gz").write_bytes(whole[:-6])
+    (source / "c.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(DataRefusedError, match="2 of 3 new files cannot be read.*b.csv.gz") as caught:
+        ingest.run(context_at(spark, lake_root, source))
+    assert caught.value.exit_code == 3
+
+    context = context_at(spark, lake_root, source, ingest={"on_unreadable": "skip"})
+    assert ingest.run(context).counts["records"] == 1
+    assert outcomes(context)["b.csv.gz"] == ["unreadable"]
+    (source / "b.csv.gz").write_bytes(whole)
+    assert ingest.run(context).counts["records"] == 1
+    assert outcomes(context)["b.csv.gz"] == ["ingested", "planned", "unreadable"]
+
+
+class TestDeltaSource:
+    SCHEMA = "user_id string, item_id string, value double, event_time timestamp"
+
+    def add(self, spark, path: Path, *numbers: int, mode: str = "append") -> None:
+        rows = spark.sql(
+            " union all ".join(
+                f"select 'u{n}' user_id, 'i{n}' item_id, {n}.5D value, timestamp'2024-01-01 00:00:0{n}' event_time"
+                for n in numbers
+            )
+        )
+        rows.write.format("delta").mode(mode).save(str(path))
+
+    def test_only_new_commits_are_read_and_compaction_adds_nothing(self, spark, lake_root, tmp_path) -> None:
+        path = tmp_path / "source"
+        self.add(spark, path, 1, 2)
+        context = context_at(spark, lake_root, path)
+        assert ingest.run(context).counts["records"] == 2
+        assert ingest.run(context).exit_code == 99
+        self.add(spark, path, 3)
+        spark.sql(f"OPTIMIZE delta.`{path}`").collect()
+        self.add(spark, path, 4)
+        assert ingest.run(context).counts["records"] == 2
+        assert sorted(row[2] for row in contents(context, "raw_events")) == [
+            f'{{"user_id":"u{n}","item_id":"i{n}","value":"{n}.5","event_time":"2024-01-01 00:00:0{n}.000000Z"}}'
+            for n in (1, 2, 3, 4)
+        ]
+        self.add(spark, path, 5, mode="overwrite")
+        with pytest.raises(DataRefusedError, match="changed or removed rows"):
+            ingest.run(context)
+        assert len(contents(context, "raw_events")) == 4
+
+
