@@ -65,7 +65,7 @@ def trace(epochs: int) -> tuple[TraceRow, ...]:
     return (
         *rows,
         TraceRow(
-            epochs, "user", "after", 21_380.5, 14_900.0, 2_140.0, 0.024, None, None, "broadcast", "exact"
+            epochs, "user", "final", 21_380.5, 14_900.0, 2_140.0, 0.024, None, None, "broadcast", "exact"
         ),
     )
 

@@ -48,7 +48,7 @@ def test_headline_is_the_ranking_metric_beside_popularity(report: RunReport) -> 
     assert headline[1] is not None
     assert headline[1].name == "popularity"
     # 0.3312 / 0.1409 = 2.3506
-    assert beside_baseline(report) == "2.35 × popularity 0.1409"
+    assert beside_baseline(report) == "2.35 × popularity (0.1409)"
 
 
 def test_rating_error_is_compared_without_a_factor(report: RunReport) -> None:

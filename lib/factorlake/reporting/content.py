@@ -90,7 +90,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class TraceRow:
-    """One half step, as in training_trace. ``state`` says what the loss describes: before or after it."""
+    """One half step, as in training_trace. ``state``: the loss is that before it, after it, or final."""
 
     epoch: int
     side: str
@@ -257,7 +257,7 @@ def beside_baseline(report: RunReport) -> str:
     named = f"{baseline.name} {figure(baseline.value)}"
     if lower_is_better(row.metric) or not baseline.value > 0:
         return f"beside {named}"
-    return f"{row.value / baseline.value:.2f} × {named}"
+    return f"{row.value / baseline.value:.2f} × {baseline.name} ({figure(baseline.value)})"
 
 
 def records(kind: type[Record], rows: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:

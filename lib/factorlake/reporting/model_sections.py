@@ -125,7 +125,7 @@ def training(report: RunReport) -> Html:
         line += [figure(row.observed_loss), figure(row.regularization_loss), f"{row.seconds:.3f}"]
         lines.append((*line, figure(row.metric)) if metric else tuple(line))
     whole = table(
-        "Training trace; the state says whether the objective is that before or after the half step",
+        "Training trace; state: the objective before or after the half step, or of the finished model",
         heads,
         lines,
         numeric=(0, 3, 4, 5, 6, 7),
@@ -155,6 +155,7 @@ def _training_facts(report: RunReport) -> Html:
         ("objective at first", figure(first.loss)),
         ("objective at last", figure(last.loss)),
         ("of it over observed pairs", figure(last.observed_loss)),
+        ("of it over all pairs", figure(last.loss - last.observed_loss - last.regularization_loss)),
         ("of it ridge", figure(last.regularization_loss)),
     ]
     if best:

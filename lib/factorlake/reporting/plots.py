@@ -80,7 +80,7 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
     if not rows:
         return Html("")
     # A loss of the state before half step h describes the state after h − 1 half steps.
-    done = np.array([at + (row.state == "after") for at, row in enumerate(rows)], dtype=float) / 2
+    done = np.array([at + (row.state != "before") for at, row in enumerate(rows)], dtype=float) / 2
     loss = np.array([row.loss for row in rows])
     metric = [(row.epoch, row.metric) for row in rows if row.metric is not None and np.isfinite(row.metric)]
     panels = 3 if metric else 2
@@ -88,6 +88,10 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
         axes = drawing.subplots(panels, 1, sharex=True, height_ratios=[3, 1.6, 1.2] if metric else [3, 1.2])
         keep = _thinned(len(rows))
         axes[0].plot(done[keep], loss[keep], color=MODEL, marker="o", markersize=3)
+        if rows[-1].state == "final":
+            # Early stopping may keep an earlier epoch than the last: the last point is then another state.
+            axes[0].plot(done[-1], loss[-1], "s", color=WARN, markersize=5, label="finished model")
+            axes[0].legend(loc="upper right", fontsize=8)
         axes[0].set_ylabel("objective")
         axes[0].yaxis.set_major_formatter(FuncFormatter(_compact))
         if metric:
