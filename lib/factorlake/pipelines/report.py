@@ -15,9 +15,11 @@ from pyspark.sql import functions as F
 
 from factorlake.config.settings import Settings
 from factorlake.errors import DONE, ConfigError
+from factorlake.pipelines.batches import GATE
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.demo import planted_share
 from factorlake.pipelines.models import seen_pairs
+from factorlake.quality.metrics import COUNTS
 from factorlake.reporting.content import (
     Batch,
     Expectation,
@@ -107,7 +109,8 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
     batches, expectations = [], []
     for batch, figures in list(latest.items())[-SHOWN_BATCHES:]:
         counts = {rule: int(row["value"]) for (kind, rule), row in figures.items() if kind == "count"}
-        gate = next((row for (kind, _), row in figures.items() if kind == "gate"), None)
+        gate = figures.get(("gate", GATE))
+        detail = json.loads(gate["detail"] or "{}") if gate is not None else {}
         batches.append(
             Batch(
                 batch=batch,
@@ -117,10 +120,12 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
                 duplicates=counts["duplicates"],
                 superseded=counts["superseded"],
                 reasons={
-                    rule: int(row["value"]) for (kind, rule), row in figures.items() if kind == "reason" and row["value"]
+                    rule: int(row["value"])
+                    for (kind, rule), row in figures.items()
+                    if kind == "count" and rule not in COUNTS and row["value"]
                 },
                 passed=gate is None or bool(gate["success"]),
-                gate_reason=(gate["detail"] or "") if gate is not None else "",
+                gate_reason=detail.get("reason") or "",
             )
         )
         expectations += [

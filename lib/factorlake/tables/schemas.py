@@ -37,7 +37,7 @@ _TYPES: dict[str, DataType] = {
     "timestamp": TimestampType(),
     "binary": BinaryType(),
     "array<string>": ArrayType(StringType()),
-    "array<float>": ArrayType(FloatType(), containsNull=False),
+    "array<float>": ArrayType(FloatType()),
     "map<string,string>": MapType(StringType(), StringType()),
     "map<string,bigint>": MapType(StringType(), LongType()),
     "map<string,double>": MapType(StringType(), DoubleType()),
