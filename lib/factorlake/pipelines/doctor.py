@@ -142,9 +142,7 @@ def _memory(driver_memory: str) -> Check:
     wanted = int(found.group(1)) * _UNITS[found.group(2) or "m"]
     free = _free_memory()
     if free is None:
-        return Check(
-            name, True, f"this system does not tell how much is free; the driver takes {driver_memory}"
-        )
+        return Check(name, True, f"the driver takes {driver_memory}; what is free is not told here")
     if free < wanted:
         half = max(1, free // MIB // 1024 // 2)
         message = f"{free // MIB} MiB are free, the driver takes {wanted // MIB}"

@@ -50,11 +50,19 @@ def java_fault() -> str | None:
         return f"{java} does not tell its version"
     if int(found.group(1)) not in VERSIONS:
         return f"{java} is Java {found.group(1)}, Spark needs {wanted}"
+    if _answer([java, "--add-modules", MODULE, "-version"]).returncode != 0:
+        return f"{java} lacks the module {MODULE}, which Spark needs: it is a cut-down runtime"
     return None
 
 
+def _answer(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def install_command() -> str:
-    """Return the one command that installs a fitting Java on this system."""
+    """Return the one command that gives this system a fitting Java."""
+    if os.environ.get("JAVA_HOME") and shutil.which("java"):
+        return "unset JAVA_HOME"
     if platform.system() == "Darwin":
         return (
             "brew install openjdk@17 && "
@@ -93,7 +101,7 @@ def require_java(install: bool = False) -> None:
     fault = java_fault()
     if fault is not None and install and shutil.which("apt-get"):
         log.warning("%s; running: %s", fault, install_command())
-        subprocess.run(install_command(), shell=True, check=False)
+        subprocess.run(["sh", "-c", install_command()], check=False)
         fault = java_fault()
     if fault is not None:
         raise ConfigError(f"{fault}. Run: {install_command()}")
