@@ -39,13 +39,7 @@ def java_fault() -> str | None:
     if java is None:
         home = os.environ.get("JAVA_HOME")
         return f"JAVA_HOME is {home}, which holds no bin/java" if home else f"Java {wanted} is not installed"
-    # The same call tells the version and fails where the module is missing.
-    answer = subprocess.run(
-        [java, "--add-modules", MODULE, "-version"], capture_output=True, text=True, check=False
-    )
-    if MODULE in answer.stderr and answer.returncode != 0:
-        return f"{java} lacks the module {MODULE}, which Spark needs: it is a cut-down runtime"
-    found = _VERSION.search(answer.stderr)
+    found = _VERSION.search(_answer([java, "-version"]).stderr)
     if found is None:
         return f"{java} does not tell its version"
     if int(found.group(1)) not in VERSIONS:
