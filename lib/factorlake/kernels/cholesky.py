@@ -14,7 +14,8 @@ MAX_JITTERS = 12
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
 def factorize(matrix: FloatMatrix, size: int, lower: FloatMatrix, jitter: float) -> bool:
-    """Write L of (A + jitter·I) = LLᵀ into the lower triangle of ``lower``; False if A is not positive definite.
+    """Write L of (A + jitter·I) = LLᵀ into the lower triangle of ``lower``; False if A is not positive
+    definite.
 
     Only the lower triangle of the leading (size, size) part of ``matrix`` is read.
     """

@@ -32,8 +32,11 @@ def gram_matrix(factors: FloatMatrix) -> NDArray[np.float64]:
     return block_gram(factors, first_row=0)
 
 
-def block_gram(factors: FloatMatrix, first_row: int, weights: FloatVector | None = None) -> NDArray[np.float64]:
-    """Return FᵀWF of one logical block of rows. The Gram matrix of a side is the sum over its blocks in block order.
+def block_gram(
+    factors: FloatMatrix, first_row: int, weights: FloatVector | None = None
+) -> NDArray[np.float64]:
+    """Return FᵀWF of one logical block of rows. The Gram matrix of a side is the sum over its blocks in block
+    order.
 
     Parameters
     ----------
@@ -56,7 +59,8 @@ def block_gram(factors: FloatMatrix, first_row: int, weights: FloatVector | None
         bad_rows = np.flatnonzero(~np.isfinite(wide).all(axis=1))
         row = f"row {first_row + int(bad_rows[0])}" if len(bad_rows) else f"the block from row {first_row}"
         raise NumericalError(
-            f"factors of {row} are not finite or too large; look for extreme values or raise the regularization"
+            f"factors of {row} are not finite or too large; "
+            "look for extreme values or raise the regularization"
         )
     return gram
 
@@ -80,14 +84,16 @@ def eigenbasis(gram: FloatMatrix) -> tuple[NDArray[np.float64], NDArray[np.float
     """
     matrix = np.asarray(gram, dtype=np.float64)
     if not np.isfinite(matrix).all():
-        raise NumericalError("the Gram matrix is not finite; look for extreme values or raise the regularization")
+        raise NumericalError(
+            "the Gram matrix is not finite; look for extreme values or raise the regularization"
+        )
     eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2.0)
     basis = vectors[:, ::-1] * column_signs(vectors[:, ::-1])
     return np.ascontiguousarray(basis), np.maximum(eigenvalues[::-1], 0.0)
 
 
 def column_signs(matrix: FloatMatrix) -> NDArray[np.float64]:
-    """Return for each column +1 or −1, the sign of its first entry of largest magnitude (+1 for a zero column)."""
+    """Return each column's sign, that of its first entry of largest magnitude: +1 or −1 (+1 for zeros)."""
     if matrix.shape[0] == 0:
         return np.ones(matrix.shape[1])
     largest = matrix[np.abs(matrix).argmax(axis=0), np.arange(matrix.shape[1])]
@@ -97,8 +103,8 @@ def column_signs(matrix: FloatMatrix) -> NDArray[np.float64]:
 def rotate_rows(factors: FloatMatrix, basis: FloatMatrix) -> NDArray[np.float64]:
     """Return F·B in float64, every row summed in the same order whatever rows stand beside it.
 
-    BLAS results depend on the shape of the whole matrix; this product is the same for one row as for all of them,
-    which lets fold-in of a few rows repeat training's numbers exactly.
+    BLAS results depend on the shape of the whole matrix; this product is the same for one row as for all of
+    them, which lets fold-in of a few rows repeat training's numbers exactly.
 
     Parameters
     ----------

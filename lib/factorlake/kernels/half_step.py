@@ -49,17 +49,19 @@ def solve_block(
 ) -> SolvedBlock:
     """Minimise Σ c (t − o − x·f)² + Σ D x², D = base_diagonal + ridge·mask, for every row x of one block.
 
-    A row's result depends on its own observations only, never on its block, and the sums run over rows in order.
+    A row's result depends on its own observations only, never on its block, and the sums run over rows in
+    order.
 
     Parameters
     ----------
-    row_ptr, neighbours : (n_rows + 1,) and (n_obs,), the block's observations compressed by row; neighbours are rows
-        of ``factors``. A row without observations gets zeros; no rows at all give an empty matrix.
+    row_ptr, neighbours : (n_rows + 1,) and (n_obs,), the block's observations compressed by row; neighbours
+        are rows of ``factors``. A row without observations gets zeros; no rows at all give an empty matrix.
     confidence, target : (n_obs,) c > 0 and t, or one number for all observations.
     factors : (n_other, rank) the fixed side; float32 or float64, which is the precision of all products.
     warm : (n_rows, rank) the rows' present factors; None where the solver is exact.
     base_diagonal, mask : (rank,); ridge : (n_rows,).
-    solver : cg (``steps`` steps from ``warm``), exact, or residual (nothing is solved, only the loss is taken).
+    solver : cg (``steps`` steps from ``warm``), exact, or residual (nothing is solved, only the loss is
+        taken).
     offset : (n_other,) subtracted from the target of each observation, or None.
     first_row : position of the block's first row on its side, to name a bad row.
 
@@ -69,7 +71,9 @@ def solve_block(
     """
     observed = observations(row_ptr, neighbours, confidence, target, offset, factors)
     system = RowRidge(
-        base=read_only(base_diagonal, np.float64), mask=read_only(mask, np.float64), ridge=read_only(ridge, np.float64)
+        base=read_only(base_diagonal, np.float64),
+        mask=read_only(mask, np.float64),
+        ridge=read_only(ridge, np.float64),
     )
     dtype = observed.factors.dtype
     sums = np.zeros(3)
@@ -87,6 +91,7 @@ def solve_block(
         residual_rows(observed, read_only(warm, dtype), sums)
     if failed >= 0:
         raise NumericalError(
-            f"the system of row {first_row + failed} cannot be solved; look for extreme values or raise the regularization"
+            f"the system of row {first_row + failed} cannot be solved; "
+            "look for extreme values or raise the regularization"
         )
     return SolvedBlock(solved, float(sums[0]), float(sums[1]), int(sums[2]))

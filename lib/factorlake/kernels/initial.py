@@ -1,7 +1,7 @@
 """64-bit hashes of ids, and initial factors drawn from them.
 
-Everything here is exact integer arithmetic and single IEEE operations, so the numbers are the same on any CPU and do
-not depend on the order of rows.
+Everything here is exact integer arithmetic and single IEEE operations, so the numbers are the same on any CPU
+and do not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ _ROWS_AT_ONCE = 65_536
 UInt64Vector = NDArray[np.uint64]
 
 
-def hash_ids(ids: Sequence[str] | NDArray[np.str_] | NDArray[np.object_], seed: int = 42) -> NDArray[np.int64]:
-    """Return xxHash64 of each id's UTF-8 bytes, signed: what Spark SQL's ``xxhash64`` gives for a string column.
+def hash_ids(
+    ids: Sequence[str] | NDArray[np.str_] | NDArray[np.object_], seed: int = 42
+) -> NDArray[np.int64]:
+    """Return xxHash64 of each id's UTF-8 bytes, signed: what Spark SQL's ``xxhash64`` gives for a string
+    column.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """What a row solve reads, in the one shape that all row kernels take.
 
-Every row x of a side solves: minimise Σ_j c_j (t_j − o_j − x·f_j)² + Σ_a D_a x_a², with D = base + ridge·mask. Implicit
-feedback in the Gram eigenbasis has base = α0Λ and mask = 1; explicit feedback with biases has f = (y, 1),
-base = (0, ..., 0, λ_b) and mask = (1, ..., 1, 0).
+Every row x of a side solves: minimise Σ_j c_j (t_j − o_j − x·f_j)² + Σ_a D_a x_a², with D = base +
+ridge·mask. Implicit feedback in the Gram eigenbasis has base = α0Λ and mask = 1; explicit feedback with
+biases has f = (y, 1), base = (0, ..., 0, λ_b) and mask = (1, ..., 1, 0).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .arrays import read_only
 class Observations(NamedTuple):
     """The observations of a block of rows, compressed by row, and the fixed side's factors.
 
-    ``confidence`` and ``target`` hold one number per observation (step 1) or one for all (step 0); ``offset`` holds one
-    number per row of ``factors``, or is empty for none. All arrays are read-only and contiguous.
+    ``confidence`` and ``target`` hold one number per observation (step 1) or one for all (step 0); ``offset``
+    holds one number per row of ``factors``, or is empty for none. All arrays are read-only and contiguous.
     """
 
     row_ptr: NDArray[np.int64]

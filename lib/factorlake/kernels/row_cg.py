@@ -22,7 +22,10 @@ def _first_residual(
     preconditioner: FloatVector,
     sums: FloatVector,
 ) -> None:
-    """Add Σ c e f to the residual, Σ c f² to the preconditioner, Σ c e² and Σ c e to the sums; e = t − o − x·f."""
+    """Add Σ c e f to the residual, Σ c f² to the preconditioner, Σ c e² and Σ c e to the sums.
+
+    e = t − o − x·f.
+    """
     factors = observed.factors
     squares = 0.0
     signed = 0.0
@@ -113,13 +116,19 @@ def _descend(
 
 @njit(cache=True, nogil=True)
 def cg_rows(
-    observed: Observations, system: RowRidge, warm: FloatMatrix, steps: int, solved: FloatMatrix, sums: FloatVector
+    observed: Observations,
+    system: RowRidge,
+    warm: FloatMatrix,
+    steps: int,
+    solved: FloatMatrix,
+    sums: FloatVector,
 ) -> int:
-    """Take ``steps`` preconditioned CG steps in every row; sums[0] and sums[1] take loss and residual sum before.
+    """Take ``steps`` preconditioned CG steps in every row; sums[0] and sums[1] take loss and residual sum
+    before.
 
-    The preconditioner is M = D + Σ c f². A row longer than TILE is solved exactly instead (sums[2] counts its jitters),
-    after one pass for its loss. A row without observations becomes zero. Returns −1, or the first row that could not
-    be solved.
+    The preconditioner is M = D + Σ c f². A row longer than TILE is solved exactly instead (sums[2] counts its
+    jitters), after one pass for its loss. A row without observations becomes zero. Returns −1, or the first
+    row that could not be solved.
 
     Source: Takács, Pilászy, Tikk, RecSys 2011 (CG for implicit ALS); the eigenbasis makes D diagonal.
     """

@@ -12,8 +12,8 @@ from .cholesky import solve_cholesky
 from .observations import Observations, RowRidge
 from .row_loss import add_row_loss
 
-# Observations whose outer products are summed by one matrix product. A constant of the data layout: partial sums are
-# added in tile order, so changing it changes the last bits of every long row.
+# Observations whose outer products are summed by one matrix product. A constant of the data layout: partial
+# sums are added in tile order, so changing it changes the last bits of every long row.
 TILE = 8192
 
 
@@ -26,10 +26,11 @@ def _solve_dual_row(
     lower: FloatMatrix,
     solution: FloatVector,
 ) -> int:
-    """Solve one row with fewer observations L than unknowns through an L × L system; return jitters, −1 on failure.
+    """Solve one row with fewer observations L than unknowns through an L × L system; return jitters, −1 on
+    failure.
 
-    With B = C^½ F D^-½ the normal equations D^½(I + BᵀB)D^½ x = FᵀC t turn into x = D^-½ Bᵀ (I + BBᵀ)⁻¹ C^½ t.
-    Every entry of the diagonal D must be positive. Source: Woodbury's identity.
+    With B = C^½ F D^-½ the normal equations D^½(I + BᵀB)D^½ x = FᵀC t turn into x = D^-½ Bᵀ (I + BBᵀ)⁻¹ C^½
+    t. Every entry of the diagonal D must be positive. Source: Woodbury's identity.
     """
     rank = diagonal.shape[0]
     first = observed.row_ptr[row]
@@ -73,8 +74,8 @@ def solve_primal_row(
 ) -> int:
     """Solve (D + Σ c f fᵀ) x = Σ c t f for one row of any length; return jitters, −1 on failure.
 
-    The outer products are summed by one matrix product per tile of TILE observations, in the factors' own precision;
-    the tiles' sums are added in float64, in tile order.
+    The outer products are summed by one matrix product per tile of TILE observations, in the factors' own
+    precision; the tiles' sums are added in float64, in tile order.
     """
     rank = diagonal.shape[0]
     first, last = observed.row_ptr[row], observed.row_ptr[row + 1]

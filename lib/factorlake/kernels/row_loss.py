@@ -12,7 +12,7 @@ from .observations import Observations
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
 def add_row_loss(observed: Observations, row: int, x: FloatVector, sums: FloatVector) -> None:
-    """Add Σ c e² to sums[0] and Σ c e to sums[1], e = t − o − x·f, over one row's observations, in float64."""
+    """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], e = t − o − x·f, in float64."""
     factors = observed.factors
     squares = 0.0
     signed = 0.0

@@ -15,8 +15,8 @@ USER_TILE, ITEM_TILE = 256, 4096
 PADDING = -1
 # Candidates kept beyond k, so that near-ties at the k-th place can be told apart by their exact scores.
 SPARE = 16
-# sgemm sums rank products in an order of its own: its error is at most about rank·2⁻²⁴·|x||y|. Twice that, for the
-# two scores compared, and once more for rounding to float32.
+# sgemm sums rank products in an order of its own: its error is at most about rank·2⁻²⁴·|x||y|. Twice that,
+# for the two scores compared, and once more for rounding to float32.
 ERROR_FACTOR = 2.0**-22
 
 
@@ -33,8 +33,8 @@ def top_k(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return each user's best items by x·y + b_u + b_i and their scores.
 
-    Candidates come from sgemm of user tiles and item tiles; their final scores are float64 sums in a fixed order,
-    rounded to float32, so neither scores nor order depend on the tiles or on how users are grouped.
+    Candidates come from sgemm of user tiles and item tiles; their final scores are float64 sums in a fixed
+    order, rounded to float32, so neither scores nor order depend on the tiles or on how users are grouped.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ def top_k(
 
     Returns
     -------
-    items (n_users, k) int32 and scores (n_users, k) float32, best first; −1 and −inf where fewer than k may be listed.
+    items (n_users, k) int32 and scores (n_users, k) float32, best first; −1 and −inf where fewer than k may
+    be listed.
 
     Raises
     ------
@@ -57,7 +58,11 @@ def top_k(
     n_users, n_items = len(user_factors), len(item_factors)
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
-    if user_factors.shape[1] != item_factors.shape[1] or len(seen_ptr) != n_users + 1 or len(tie_rank) != n_items:
+    if (
+        user_factors.shape[1] != item_factors.shape[1]
+        or len(seen_ptr) != n_users + 1
+        or len(tie_rank) != n_items
+    ):
         raise ConfigError(
             f"shapes do not fit: users {user_factors.shape}, items {item_factors.shape}, "
             f"{len(seen_ptr)} row pointers, {len(tie_rank)} tie ranks"
@@ -87,7 +92,17 @@ def top_k(
             last = min(first + ITEM_TILE, n_items)
             part = tile[: stop - start, : last - first]
             np.matmul(users[start:stop], items[first:last].T, out=part)
-            _offer(part, first, of_item, may, pointers[start + 1 : stop + 1], cursor, seen, heap_scores, heap_items)
+            _offer(
+                part,
+                first,
+                of_item,
+                may,
+                pointers[start + 1 : stop + 1],
+                cursor,
+                seen,
+                heap_scores,
+                heap_items,
+            )
         _settle(
             users, items, of_user, of_item, may, pointers, seen, ties, slack,
             start, heap_scores, heap_items, best[start:stop], scores[start:stop],
@@ -96,7 +111,17 @@ def top_k(
 
 
 @njit(cache=True, nogil=True)
-def _offer(part, first, of_item, may, row_end, cursor, seen, heap_scores, heap_items):  # type: ignore[no-untyped-def]
+def _offer(
+    part: FloatMatrix,
+    first: int,
+    of_item: FloatVector,
+    may: NDArray[np.bool_],
+    row_end: IntVector,
+    cursor: IntVector,
+    seen: IntVector,
+    heap_scores: FloatMatrix,
+    heap_items: NDArray[np.int32],
+) -> None:
     """Offer one tile of scores to the users' bounded heaps, leaving out what is seen or not allowed."""
     n_columns = part.shape[1]
     for row in range(part.shape[0]):
@@ -112,7 +137,7 @@ def _offer(part, first, of_item, may, row_end, cursor, seen, heap_scores, heap_i
 
 
 @njit(cache=True, nogil=True)
-def _replace_least(scores, items, score, item):  # type: ignore[no-untyped-def]
+def _replace_least(scores: FloatVector, items: IntVector, score: float, item: int) -> None:
     """Put (score, item) in the place of a min-heap's least entry and restore the heap."""
     size = len(scores)
     place = 0
@@ -132,18 +157,31 @@ def _replace_least(scores, items, score, item):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _exact(x, y, bias_u, bias_i):  # type: ignore[no-untyped-def]
+def _exact(x: FloatVector, y: FloatVector, of_user: float, of_item: float) -> float:
     total = 0.0
     for a in range(len(x)):
         total += float(x[a]) * float(y[a])
-    return np.float32(total + float(bias_u) + float(bias_i))
+    return np.float32(total + float(of_user) + float(of_item))
 
 
 @njit(cache=True, nogil=True)
-def _settle(  # type: ignore[no-untyped-def]
-    users, items, of_user, of_item, may, pointers, seen, ties, slack, start, heap_scores, heap_items, best, scores
-):
-    """Order each user's candidates by exact score; where the heap may have missed a near-tie, look at every item."""
+def _settle(
+    users: FloatMatrix,
+    items: FloatMatrix,
+    of_user: FloatVector,
+    of_item: FloatVector,
+    may: NDArray[np.bool_],
+    pointers: IntVector,
+    seen: IntVector,
+    ties: IntVector,
+    slack: FloatVector,
+    start: int,
+    heap_scores: FloatMatrix,
+    heap_items: NDArray[np.int32],
+    best: NDArray[np.int32],
+    scores: FloatMatrix,
+) -> None:
+    """Order each user's candidates by exact score; look at every item where the heap may lack a near-tie."""
     k = best.shape[1]
     for row in range(best.shape[0]):
         user = start + row
@@ -166,16 +204,19 @@ def _settle(  # type: ignore[no-untyped-def]
             while at < end and seen[at] < item:
                 at += 1
             if may[item] and not (at < end and seen[at] == item):
-                _insert(best[row], scores[row], ties, item, _exact(users[user], items[item], of_user[user], of_item[item]))
+                score = _exact(users[user], items[item], of_user[user], of_item[item])
+                _insert(best[row], scores[row], ties, item, score)
 
 
 @njit(cache=True, nogil=True)
-def _insert(best, scores, ties, item, score):  # type: ignore[no-untyped-def]
+def _insert(best: IntVector, scores: FloatVector, ties: IntVector, item: int, score: float) -> None:
     """Insert an item into a list kept by score descending, then tie rank ascending."""
     place = len(best)
     while place > 0:
         other = best[place - 1]
-        if other >= 0 and (scores[place - 1] > score or (scores[place - 1] == score and ties[other] < ties[item])):
+        if other >= 0 and (
+            scores[place - 1] > score or (scores[place - 1] == score and ties[other] < ties[item])
+        ):
             break
         place -= 1
     if place == len(best):
@@ -185,23 +226,3 @@ def _insert(best, scores, ties, item, score):  # type: ignore[no-untyped-def]
         scores[shifted] = scores[shifted - 1]
     best[place] = item
     scores[place] = score
-
-
-def top_k_numpy(
-    user_factors: FloatMatrix,
-    item_factors: FloatMatrix,
-    k: int,
-    seen_ptr: IntVector,
-    seen_items: IntVector,
-    tie_rank: IntVector,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The plain twin of `top_k` without biases: every score in float64, a full sort. Slow; for tests."""
-    best = np.full((len(user_factors), k), PADDING, np.int32)
-    scores = np.full((len(user_factors), k), -np.inf, np.float32)
-    for user, factor in enumerate(np.asarray(user_factors, np.float64)):
-        row = (np.asarray(item_factors, np.float64) @ factor).astype(np.float32)
-        left = np.setdiff1d(np.arange(len(item_factors)), seen_items[seen_ptr[user] : seen_ptr[user + 1]])
-        order = left[np.lexsort((np.asarray(tie_rank)[left], -row[left]))][:k]
-        best[user, : len(order)] = order
-        scores[user, : len(order)] = row[order]
-    return best, scores

@@ -1,8 +1,8 @@
 """Alternating least squares: the one training loop that every plan shares.
 
-A plan is a callable that solves all blocks of one side (``half_step.HalfStep``). The loop does the rest: sums Gram
-matrices in block order, computes one eigenbasis per half step, rotates the factors block by block, keeps the trace,
-decides when to stop, and ends with the canonical form and one exact user half step.
+A plan is a callable that solves all blocks of one side (``half_step.HalfStep``). The loop does the rest: sums
+Gram matrices in block order, computes one eigenbasis per half step, rotates the factors block by block, keeps
+the trace, decides when to stop, and ends with the canonical form and one exact user half step.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from factorlake.errors import NumericalError
 from factorlake.kernels.gram import block_gram, eigenbasis
 from factorlake.kernels.half_step import RowSolver
 from factorlake.kernels.initial import initial_factors
-from factorlake.kernels.objective import all_pairs_loss
 from factorlake.types import FloatMatrix, FloatVector, Side
 
 from .canonical import canonical_items, item_gram
 from .half_step import BlockResult, HalfStep, HalfStepTask, regularization_loss
 from .parameters import AlsParameters
 from .problem import AlsProblem, SideLayout
+from .state import SideState, State, all_pairs, collect, rotate_blocks
 from .systems import explicit_system, user_system
 from .threads import single_threaded_blas
 from .trained import Snapshot, Stopped, TraceRow, TrainedModel
@@ -33,27 +34,7 @@ from .weighting import ridge_weights
 log = logging.getLogger(__name__)
 
 FAST_FALL = 0.01
-"""While an epoch lowers the objective by more than this share, ``auto`` takes one more CG step in the next."""
-
-
-@dataclass(frozen=True)
-class _SideState:
-    """One side's rows (factors, and the bias in the last column where there is one) and what is known of them."""
-
-    rows: FloatMatrix
-    gram: FloatMatrix | None
-    regularization_loss: float
-
-
-@dataclass(frozen=True)
-class _State:
-    user: _SideState
-    item: _SideState
-    mean: float
-    jitters: int = 0
-
-    def side(self, side: Side) -> _SideState:
-        return self.user if side == "user" else self.item
+"""After an epoch that lowered the objective by more than this share, ``auto`` takes one more CG step."""
 
 
 def train(
@@ -71,8 +52,9 @@ def train(
     ----------
     half_step : the plan; called twice per epoch, and once at the end with float64 item factors.
     on_half_step : told each trace row as it is made.
-    validate : (epoch, snapshot) → held-out metric after each epoch. With it, progress is the metric's and the best
-        epoch is kept; without it, progress is the objective's, which only falls, and the last epoch is kept.
+    validate : (epoch, snapshot) → held-out metric after each epoch. With it, progress is the metric's and the
+        best epoch is kept; without it, progress is the objective's, which only falls, and the last epoch is
+        kept.
     start : (user_factors, item_factors) to start from, each (n, rank); None: zeros for users and draws from
         (seed, hash of the id) for items. Biases start at zero and μ at the mean rating.
 
@@ -129,6 +111,11 @@ class _Training:
                 gain = _relative_fall(losses)
             else:
                 metric = validate(epoch, self._snapshot(state))
+                if np.isnan(metric):
+                    raise NumericalError(
+                        f"the held-out metric of epoch {epoch} is not a number; "
+                        "check that the holdout is not empty"
+                    )
                 self._tell(replace(row, metric=metric))
                 score = metric if larger_is_better else -metric
                 gain = (score - best_metric) / max(abs(score), 1e-12)
@@ -145,7 +132,7 @@ class _Training:
         falls_fast = len(losses) > 1 and _relative_fall(losses) > FAST_FALL
         return self.parameters.cg_steps + int(self.parameters.solver == "auto" and falls_fast)
 
-    def _start(self, start: tuple[FloatMatrix, FloatMatrix] | None) -> _State:
+    def _start(self, start: tuple[FloatMatrix, FloatMatrix] | None) -> State:
         problem, parameters = self.problem, self.parameters
         dtype = np.float64 if parameters.double_precision else np.float32
         users = np.zeros((problem.users.n_rows, parameters.width), dtype=dtype)
@@ -157,41 +144,44 @@ class _Training:
         else:
             users[:, : parameters.rank], items[:, : parameters.rank] = start
         mean = problem.rating_sum / problem.n_obs if parameters.has_biases and problem.n_obs else 0.0
-        return _State(
+        return State(
             user=self._known(users, problem.users, problem.items.n_rows),
             item=self._known(items, problem.items, problem.users.n_rows),
             mean=mean,
         )
 
-    def _known(self, rows: FloatMatrix, layout: SideLayout, n_other: int) -> _SideState:
+    def _known(self, rows: FloatMatrix, layout: SideLayout, n_other: int) -> SideState:
         """Return a side's state from its rows alone; summed block by block, as half steps sum theirs."""
         gram = np.zeros((self.parameters.width, self.parameters.width))
         ridge_part = 0.0
         for part in layout.slices():
-            ridge = self.parameters.regularization * ridge_weights(layout.counts[part], n_other, self.parameters)
+            ridge = self.parameters.regularization * ridge_weights(
+                layout.counts[part], n_other, self.parameters
+            )
             ridge_part += regularization_loss(rows[part], ridge, self.parameters)
-            gram += block_gram(rows[part], part.start)
-        return _SideState(rows, gram if self.parameters.objective == "implicit" else None, ridge_part)
+            if self.parameters.objective == "implicit":
+                gram += block_gram(rows[part], part.start)
+        return SideState(rows, gram, ridge_part)
 
-    def _half_step(self, epoch: int, side: Side, state: _State, steps: int) -> tuple[_State, TraceRow]:
+    def _half_step(self, epoch: int, side: Side, state: State, steps: int) -> tuple[State, TraceRow]:
         began = time.perf_counter()
         other: Side = "item" if side == "user" else "user"
         own, fixed = state.side(side), state.side(other)
-        before = _all_pairs(own, fixed, self.parameters)
+        before = all_pairs(own, fixed, self.parameters)
         if self.parameters.objective == "implicit":
             own, fixed, task, factors = self._implicit_task(side, other, own, fixed, steps)
         else:
             task, factors = self._explicit_task(side, state, fixed, steps)
         results = self.half_step(task, factors, None if self.solver == "exact" else own.rows)
-        solved = _collect(results)
+        solved = collect(results)
         known = solved if self.solver == "exact" else own
-        pairs = _all_pairs(solved, fixed, self.parameters) if self.solver == "exact" else before
+        pairs = all_pairs(solved, fixed, self.parameters) if self.solver == "exact" else before
         observed = sum(result.observed_loss for result in results)
         ridge_part = known.regularization_loss + fixed.regularization_loss
         mean = state.mean
         if side == "item" and self.parameters.has_biases and self.problem.n_obs:
             mean += self._mean_residual(task, factors, solved, results) / self.problem.n_obs
-        new = _State(
+        new = State(
             user=solved if side == "user" else fixed,
             item=solved if side == "item" else fixed,
             mean=mean,
@@ -209,32 +199,33 @@ class _Training:
         )
         if not np.isfinite(row.loss):
             raise NumericalError(
-                f"the objective of epoch {epoch} is {row.loss}; look for extreme values or raise the regularization"
+                f"the objective of epoch {epoch} is {row.loss}; "
+                "look for extreme values or raise the regularization"
             )
         return new, row
 
     def _implicit_task(
-        self, side: Side, other: Side, own: _SideState, fixed: _SideState, steps: int
-    ) -> tuple[_SideState, _SideState, HalfStepTask, FloatMatrix]:
-        """Turn both sides into the eigenbasis of the fixed side's Gram matrix, where the all-pairs part is diagonal."""
+        self, side: Side, other: Side, own: SideState, fixed: SideState, steps: int
+    ) -> tuple[SideState, SideState, HalfStepTask, FloatMatrix]:
+        """Turn both sides into the eigenbasis of the fixed side's Gram matrix, where all pairs are diagonal."""
         basis, eigenvalues = eigenbasis(fixed.gram)
         fixed = replace(
-            fixed, rows=_rotate_blocks(fixed.rows, self.problem.side(other), basis), gram=np.diag(eigenvalues)
+            fixed, rows=rotate_blocks(fixed.rows, self.problem.side(other), basis), gram=np.diag(eigenvalues)
         )
         if self.solver != "exact":
-            own = replace(own, rows=_rotate_blocks(own.rows, self.problem.side(side), basis))
+            own = replace(own, rows=rotate_blocks(own.rows, self.problem.side(side), basis))
         task = self._task(side, self.parameters.alpha0 * eigenvalues, None, steps)
         return own, fixed, task, fixed.rows
 
     def _explicit_task(
-        self, side: Side, state: _State, fixed: _SideState, steps: int
+        self, side: Side, state: State, fixed: SideState, steps: int
     ) -> tuple[HalfStepTask, FloatMatrix]:
         """Append a constant 1 to the fixed factors, so that the row's bias is one more unknown."""
         base, factors, offset = explicit_system(self.parameters, fixed.rows, state.mean)
         return self._task(side, base, offset, steps), factors
 
     def _task(
-        self, side: Side, base_diagonal: FloatVector, offset: FloatVector | None, steps: int
+        self, side: Side, base_diagonal: NDArray[np.float64], offset: FloatVector | None, steps: int
     ) -> HalfStepTask:
         other: Side = "item" if side == "user" else "user"
         return HalfStepTask(
@@ -248,14 +239,14 @@ class _Training:
         )
 
     def _mean_residual(
-        self, task: HalfStepTask, factors: FloatMatrix, solved: _SideState, results: Sequence[BlockResult]
+        self, task: HalfStepTask, factors: FloatMatrix, solved: SideState, results: Sequence[BlockResult]
     ) -> float:
         """Return Σ (r − prediction) after the half step, whose mean is what μ lacks."""
         if self.solver != "exact":
             results = self.half_step(replace(task, solver="residual"), factors, solved.rows)
         return sum(result.residual_sum for result in results)
 
-    def _snapshot(self, state: _State) -> Snapshot:
+    def _snapshot(self, state: State) -> Snapshot:
         rank, biases = self.parameters.rank, self.parameters.has_biases
         return Snapshot(
             user_factors=state.user.rows[:, :rank],
@@ -265,23 +256,24 @@ class _Training:
             mean=state.mean,
         )
 
-    def _finish(self, state: _State, epoch: int, stopped: Stopped, jitters: int) -> TrainedModel:
-        """Bring the kept state into canonical form and solve every user exactly for the rounded item factors."""
+    def _finish(self, state: State, epoch: int, stopped: Stopped, jitters: int) -> TrainedModel:
+        """Bring the kept state into canonical form, then solve every user for the rounded item factors."""
         began = time.perf_counter()
         parameters, problem, rank = self.parameters, self.problem, self.parameters.rank
         items = np.array(state.item.rows, dtype=np.float32)
-        items[:, :rank] = canonical_items(state.user.rows, state.item.rows, problem.users, problem.items, parameters)
+        items[:, :rank] = canonical_items(
+            state.user.rows, state.item.rows, problem.users, problem.items, parameters
+        )
         item_factors = np.ascontiguousarray(items[:, :rank])
         item_biases = np.ascontiguousarray(items[:, rank]) if parameters.has_biases else None
         gram = item_gram(item_factors, problem.items)
         system = user_system(parameters, item_factors, item_biases, state.mean, gram, problem.items.n_rows)
         results = self.half_step(system.task, system.factors, None)
-        solved = _collect(results)
+        solved = collect(results)
         users = system.restore(solved.rows)
         fixed = self._known(items, problem.items, problem.users.n_rows)
-        pairs = 0.0
-        if parameters.objective == "implicit":
-            pairs = all_pairs_loss(solved.gram, np.diag(system.eigenvalues), parameters.alpha0)
+        fixed = replace(fixed, gram=np.diag(system.eigenvalues))
+        pairs = all_pairs(solved, fixed, parameters)
         observed = sum(result.observed_loss for result in results)
         ridge_part = solved.regularization_loss + fixed.regularization_loss
         self._tell(
@@ -311,38 +303,16 @@ class _Training:
 
     def _tell(self, row: TraceRow) -> None:
         self.trace.append(row)
-        log.info("epoch=%d side=%s state=%s loss=%.6g seconds=%.2f", row.epoch, row.side, row.state, row.loss, row.seconds)
+        log.info(
+            "epoch=%d side=%s state=%s loss=%.6g seconds=%.2f",
+            row.epoch,
+            row.side,
+            row.state,
+            row.loss,
+            row.seconds,
+        )
         if self.on_half_step is not None:
             self.on_half_step(row)
-
-
-def _collect(results: Sequence[BlockResult]) -> _SideState:
-    """Put a half step's blocks together; sums run in block order."""
-    grams = [result.gram for result in results]
-    gram = None
-    if grams[0] is not None:
-        gram = np.zeros_like(grams[0])
-        for part in grams:
-            gram += part
-    ridge_part = 0.0
-    for result in results:
-        ridge_part += result.regularization_loss
-    return _SideState(np.concatenate([result.factors for result in results]), gram, ridge_part)
-
-
-def _all_pairs(one: _SideState, other: _SideState, parameters: AlsParameters) -> float:
-    if one.gram is None or other.gram is None:
-        return 0.0
-    return all_pairs_loss(one.gram, other.gram, parameters.alpha0)
-
-
-def _rotate_blocks(rows: FloatMatrix, layout: SideLayout, basis: FloatMatrix) -> FloatMatrix:
-    """Return rows·Q, one matrix product per logical block, since BLAS results depend on shapes."""
-    turn = basis.astype(rows.dtype)
-    rotated = np.empty_like(rows)
-    for part in layout.slices():
-        rotated[part] = rows[part] @ turn
-    return rotated
 
 
 def _relative_fall(losses: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,11 @@ def order_ids(ids: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def blocks_from_arrays(
-    rows: IntVector, neighbours: IntVector, values: FloatVector | None, hashes: NDArray[np.int64], n_blocks: int
+    rows: IntVector,
+    neighbours: IntVector,
+    values: FloatVector | None,
+    hashes: NDArray[np.int64],
+    n_blocks: int,
 ) -> list[RatingBlock]:
     """Return one side's blocks from ratings in any order.
 
@@ -67,14 +72,14 @@ def blocks_from_arrays(
     sorted_values = None if values is None else np.asarray(values)[order].astype(np.float32)
     ends = np.searchsorted(block_of(hashes, n_blocks), np.arange(n_blocks + 1))
     blocks = []
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in pairwise(ends.tolist()):
         if first == last:
             continue
-        part = slice(int(row_ptr[first]), int(row_ptr[last]))
+        part = slice(row_ptr[first], row_ptr[last])
         own = None if sorted_values is None else sorted_values[part]
         blocks.append(
             RatingBlock(
-                first_row=int(first),
+                first_row=first,
                 row_ptr=row_ptr[first : last + 1] - row_ptr[first],
                 neighbours=sorted_neighbours[part],
                 values=None if own is None or bool(np.all(own == 1)) else own,

@@ -14,12 +14,17 @@ from .weighting import ridge_weights
 
 
 def canonical_items(
-    users: FloatMatrix, items: FloatMatrix, user_layout: SideLayout, item_layout: SideLayout, parameters: AlsParameters
+    users: FloatMatrix,
+    items: FloatMatrix,
+    user_layout: SideLayout,
+    item_layout: SideLayout,
+    parameters: AlsParameters,
 ) -> NDArray[np.float32]:
     """Return the item factors rotated so that XᵀW_uX is diagonal, descending, rounded once to float32.
 
-    Signs: the entry of largest magnitude in each column is positive. X·Y is the same for every rotation of both, so
-    the rotation is a choice of names; this one is a function of the products alone (where the eigenvalues differ).
+    Signs: the entry of largest magnitude in each column is positive. X·Y is the same for every rotation of
+    both, so the rotation is a choice of names; this one is a function of the products alone (where the
+    eigenvalues differ).
 
     Parameters
     ----------

@@ -35,12 +35,13 @@ def fold_in_rows(
 ) -> FoldedRows:
     """Return each row's exact solution in float64, rounded once to float32.
 
-    For a row of the training set the result equals the trained one bit for bit: the same system, the same sums.
+    For a row of the training set the result equals the trained one bit for bit: the same system, the same
+    sums.
 
     Parameters
     ----------
-    row_ptr, neighbours, values : the rows' ratings; neighbours are positions of the model's items, ascending within a
-        row. A row without ratings gets zeros. values None: every rating is 1.
+    row_ptr, neighbours, values : the rows' ratings; neighbours are positions of the model's items, ascending
+        within a row. A row without ratings gets zeros. values None: every rating is 1.
     item_factors, item_biases, mean, gram, n_items : the model, as recorded with it.
 
     Raises

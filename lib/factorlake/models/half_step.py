@@ -75,7 +75,8 @@ def regularization_loss(factors: FloatMatrix, ridge: FloatVector, parameters: Al
 def solve_one_block(
     task: HalfStepTask, block: RatingBlock, fixed: FloatMatrix, warm: FloatMatrix | None
 ) -> BlockResult:
-    """Solve the rows of one block. A pure function: every plan calls it with the same arrays and gets the same bits.
+    """Solve the rows of one block. A pure function: every plan calls it with the same arrays and gets the
+    same bits.
 
     Parameters
     ----------
@@ -123,7 +124,9 @@ class LocalHalfStep:
     Use as a context manager, so that the threads end with the training.
     """
 
-    def __init__(self, user_blocks: Sequence[RatingBlock], item_blocks: Sequence[RatingBlock], threads: int = 1):
+    def __init__(
+        self, user_blocks: Sequence[RatingBlock], item_blocks: Sequence[RatingBlock], threads: int = 1
+    ):
         self._blocks: dict[Side, Sequence[RatingBlock]] = {"user": user_blocks, "item": item_blocks}
         self._pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="half-step")
 

@@ -36,7 +36,8 @@ class AlsParameters:
     init_scale: float = 0.1
     """Standard deviation of an initial factor entry times √rank."""
     solver: Solver = "auto"
-    """auto: for the implicit objective cg with a third step while the objective falls fast; for the explicit exact."""
+    """auto: for the implicit objective cg with a third step while the objective falls fast; for the explicit
+    exact."""
     cg_steps: int = 2
     seed: int = 7
     tolerance: float | None = 1e-4

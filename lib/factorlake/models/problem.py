@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class SideLayout:
 
     def slices(self) -> list[slice]:
         """Return the rows of each block, in block order."""
-        return [slice(int(a), int(b)) for a, b in zip(self.block_ptr[:-1], self.block_ptr[1:], strict=True)]
+        return [slice(first, last) for first, last in pairwise(self.block_ptr.tolist())]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The row systems with one side fixed: what training's last half step, fold-in and every later solve share."""
+"""The row systems with one side fixed: what training's last half step, fold-in and every later solve
+share."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class UserSystem:
 
     task: HalfStepTask
     factors: NDArray[np.float64]
-    """(n_items, width), in the basis where the all-pairs part is diagonal (implicit) or with a constant 1 (biases)."""
+    """(n_items, width), in the basis where the all-pairs part is diagonal (implicit) or with a constant 1
+    (biases)."""
     eigenvalues: NDArray[np.float64]
     """(rank,) of the items' Gram matrix; zeros for explicit."""
     basis: NDArray[np.float64] | None
@@ -35,9 +37,11 @@ class UserSystem:
 def explicit_system(
     parameters: AlsParameters, rows: FloatMatrix, mean: float
 ) -> tuple[NDArray[np.float64], FloatMatrix, FloatVector | None]:
-    """Return (base diagonal, augmented factors, offset) of the explicit half step against ``rows`` (n, width).
+    """Return (base diagonal, augmented factors, offset) of the explicit half step against ``rows`` (n,
+    width).
 
-    With biases the fixed row is (f, 1), its own bias and μ move into the target, and the last unknown has the ridge λ_b.
+    With biases the fixed row is (f, 1), its own bias and μ move into the target, and the last unknown has the
+    ridge λ_b.
     """
     base = np.zeros(parameters.width)
     if not parameters.has_biases:
@@ -66,7 +70,7 @@ def user_system(
     """
     basis, eigenvalues = None, np.zeros(parameters.rank)
     offset: FloatVector | None = None
-    factors = np.asarray(item_factors, dtype=np.float64)
+    factors: FloatMatrix = np.asarray(item_factors, dtype=np.float64)
     if parameters.objective == "implicit":
         basis, eigenvalues = eigenbasis(gram)
         factors = rotate_rows(factors, basis)
@@ -85,4 +89,4 @@ def user_system(
         steps=0,
         offset=offset,
     )
-    return UserSystem(task, np.ascontiguousarray(factors), eigenvalues, basis)
+    return UserSystem(task, np.ascontiguousarray(factors, dtype=np.float64), eigenvalues, basis)

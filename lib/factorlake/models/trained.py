@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from factorlake.types import FloatMatrix, FloatVector, Side
 
-
 Stopped = Literal["epochs", "objective", "metric"]
 
 

@@ -24,8 +24,8 @@ def confidence_and_target(
 
     Parameters
     ----------
-    values : (n_obs,) ratings, or None when every r is 1. An r of 0 says nothing about implicit feedback and is left
-        out before blocks are packed; one that is here weighs nothing.
+    values : (n_obs,) ratings, or None when every r is 1. An r of 0 says nothing about implicit feedback and
+        is left out before blocks are packed; one that is here weighs nothing.
 
     Sources: Rendle et al., RecSys 2022, section 2; Hu, Koren, Volinsky, ICDM 2008, section 4.
     """

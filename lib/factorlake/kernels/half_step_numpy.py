@@ -1,0 +1,105 @@
+"""The half step once more in plain NumPy, row by row: what the compiled kernels are tested against."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorlake.errors import NumericalError
+from factorlake.types import FloatMatrix, FloatVector
+
+from .cholesky import FIRST_JITTER, MAX_JITTERS
+from .half_step import RowSolver, SolvedBlock
+from .row_exact import TILE
+
+
+def solve_block_numpy(
+    row_ptr: NDArray[np.int64],
+    neighbours: NDArray[np.int32],
+    confidence: FloatVector | float,
+    target: FloatVector | float,
+    factors: FloatMatrix,
+    warm: FloatMatrix | None,
+    base_diagonal: FloatVector,
+    ridge: FloatVector,
+    mask: FloatVector,
+    solver: RowSolver,
+    steps: int = 2,
+    offset: FloatVector | None = None,
+    first_row: int = 0,
+) -> SolvedBlock:
+    """The plain twin of ``half_step.solve_block``: same arguments, same meaning, same errors; no speed."""
+    n_obs, n_rows = len(neighbours), len(row_ptr) - 1
+    c_all = np.broadcast_to(np.asarray(confidence, dtype=factors.dtype), n_obs)
+    t_all = np.broadcast_to(np.asarray(target, dtype=factors.dtype), n_obs)
+    if offset is not None:
+        t_all = t_all - np.asarray(offset, dtype=factors.dtype)[neighbours]
+    solved = np.zeros((n_rows, factors.shape[1]), dtype=factors.dtype)
+    loss = residual_sum = 0.0
+    jitters = 0
+    for row in range(n_rows):
+        part = slice(row_ptr[row], row_ptr[row + 1])
+        f, c, t = factors[neighbours[part]], c_all[part], t_all[part]
+        diagonal = base_diagonal + ridge[row] * mask
+        reported = solved[row]
+        if len(f) and (solver == "exact" or (solver == "cg" and len(f) > TILE)):
+            solution, taken = _exact(f, c, t, diagonal)
+            if solution is None:
+                raise NumericalError(
+                    f"the system of row {first_row + row} cannot be solved; "
+                    "look for extreme values or raise the regularization"
+                )
+            solved[row] = solution
+            jitters += taken
+        elif len(f) and solver == "cg" and warm is not None:
+            solved[row] = _descend(f, c, t, diagonal.astype(factors.dtype), warm[row], steps)
+        elif solver == "residual" and warm is not None:
+            solved[row] = warm[row]
+        if warm is not None and solver != "exact":
+            reported = np.asarray(warm[row], dtype=factors.dtype)
+        e = t.astype(np.float64) - (f @ reported).astype(np.float64)
+        loss += float(np.sum(c * e * e))
+        residual_sum += float(np.sum(c * e))
+    return SolvedBlock(solved, loss, residual_sum, jitters)
+
+
+def _exact(
+    f: FloatMatrix, c: FloatVector, t: FloatVector, diagonal: NDArray[np.float64]
+) -> tuple[NDArray[np.float64] | None, int]:
+    """Solve (D + Σ c f fᵀ) x = Σ c t f in float64; return (x or None, jitters)."""
+    wide = f.astype(np.float64)
+    matrix = np.diag(diagonal) + wide.T @ (wide * c[:, None])
+    right = wide.T @ (c.astype(np.float64) * t)
+    jitter = FIRST_JITTER * np.trace(matrix) / len(matrix)
+    for taken in range(MAX_JITTERS + 1):
+        try:
+            lower = np.linalg.cholesky(matrix if taken == 0 else matrix + jitter * np.eye(len(matrix)))
+        except np.linalg.LinAlgError:
+            jitter *= 10.0 if taken else 1.0
+            continue
+        return np.linalg.solve(lower.T, np.linalg.solve(lower, right)), taken
+    return None, MAX_JITTERS
+
+
+def _descend(
+    f: FloatMatrix, c: FloatVector, t: FloatVector, diagonal: FloatVector, start: FloatVector, steps: int
+) -> FloatVector:
+    """Take CG steps on (D + Σ c f fᵀ) x = Σ c t f, preconditioned by its diagonal."""
+    x = np.array(start, dtype=f.dtype)
+    residual = f.T @ (c * (t - f @ x)) - diagonal * x
+    bends = diagonal + (f * f).T @ c
+    scale = np.divide(1.0, bends, out=np.zeros_like(bends), where=bends > 0)
+    direction = scale * residual
+    descent = residual @ direction
+    for _ in range(steps):
+        curvature = diagonal * direction + f.T @ (c * (f @ direction))
+        bend = direction @ curvature
+        if not bend > 0:
+            break
+        length = descent / bend
+        x += length * direction
+        residual -= length * curvature
+        next_descent = residual @ (scale * residual)
+        direction = scale * residual + next_descent / descent * direction
+        descent = next_descent
+    return x
