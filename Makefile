@@ -39,7 +39,7 @@ $(VENV)/bin/python:
 	exit 2
 
 $(VENV)/.locked: requirements.lock | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --use-pep517 --require-hashes -r requirements.lock
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.locked
@@ -91,7 +91,7 @@ airflow-env: $(AIRFLOW)/.locked ## make .venv-airflow, the environment that the 
 
 $(AIRFLOW)/.locked: deploy/airflow/requirements.lock | $(VENV)/bin/python
 	$(BIN)/python -m venv $(AIRFLOW)
-	$(AIRFLOW)/bin/python -m pip install --quiet --require-hashes -r $<
+	$(AIRFLOW)/bin/python -m pip install --quiet --use-pep517 --require-hashes -r $<
 	@touch $@
 
 system-packages: ## install the system packages that tests need (apt-get)

@@ -60,7 +60,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "FACTORLAKE_HOME": str(ROOT),
     }
-    command = [PYTHON, "-c", INSPECT, ROOT / "deploy" / "airflow" / "dags"]
+    command = [str(PYTHON), "-c", INSPECT, str(ROOT / "deploy" / "airflow" / "dags")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
