@@ -25,11 +25,11 @@ from factorlake.quality.conditions import anchored, compile_condition, sql_text
     ],
 )
 def test_condition_is_written_out_anew_as_sql(condition: str, sql: str) -> None:
-    assert compile_condition(condition, "rule") == sql
+    assert compile_condition(condition, "rule").sql == sql
 
 
 def test_raw_text_compared_with_a_number_is_read_without_failing() -> None:
-    assert "try_cast(try_element_at(`fields`, 'UnitPrice') AS DOUBLE)" in compile_condition("UnitPrice > 0", "rule")
+    assert "try_cast(try_element_at(`fields`, 'UnitPrice') AS DOUBLE)" in compile_condition("UnitPrice > 0", "rule").sql
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,21 @@ class Term(NamedTuple):
     literal: str | None = None
 
 
+class Condition(NamedTuple):
+    """A compiled condition: its Spark SQL, and the regular expressions in it, which Spark alone can check."""
+
+    sql: str
+    patterns: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _Token:
     kind: Literal["number", "name", "quoted", "text", "symbol", "end"]
     text: str
 
 
-def compile_condition(condition: str, name: str) -> str:
-    """Return the Spark SQL of a boolean condition over `MAPPED` columns and the map column ``fields``.
+def compile_condition(condition: str, name: str) -> Condition:
+    """Compile a boolean condition over the `MAPPED` columns and the map column ``fields``.
 
     Raises
     ------
@@ -71,7 +78,7 @@ def compile_condition(condition: str, name: str) -> str:
     parser.expect_end()
     if term.kind != "boolean":
         parser.fail(f"it is a {term.kind}, not true or false")
-    return term.sql
+    return Condition(term.sql, tuple(parser.patterns))
 
 
 def anchored(pattern: str) -> str:
@@ -106,6 +113,7 @@ class _Parser:
 
     def __init__(self, condition: str, name: str) -> None:
         self.name, self.condition = name, condition
+        self.patterns: list[str] = []
         self.tokens = self._tokens()
         self.at = 0
 
@@ -217,7 +225,10 @@ class _Parser:
         text = pattern.literal or ""
         if word == "like" and "\\" in text:
             self.fail("a pattern of `like` cannot hold a backslash; use rlike")
-        return Term("boolean", f"({left.sql} {word.upper()} {sql_text(anchored(text) if word == 'rlike' else text)})")
+        if word == "rlike":
+            text = anchored(text)
+            self.patterns.append(text)
+        return Term("boolean", f"({left.sql} {word.upper()} {sql_text(text)})")
 
     def _compare(self, left: Term, symbol: str, right: Term) -> Term:
         kinds = {left.kind, right.kind} - {"null"}

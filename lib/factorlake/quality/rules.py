@@ -63,12 +63,17 @@ def check_rules(spark: SparkSession, events: EventSettings, validation: Validate
         if key not in MAPPED:
             raise ConfigError(f"`events.event_key` has {key!r}; it can hold {', '.join(MAPPED)}")
     for rule in validation.rules:
-        broken = _breaks(rule)
-        if rule.pattern is None and rule.type != "sql":
+        probes = [_breaks(rule)]
+        # On the probe's one empty event Spark never looks at a pattern: each is tried on a text of its own.
+        if rule.pattern is not None:
+            probes.append(F.lit("").rlike(anchored(rule.pattern)))
+        if rule.type == "sql":
+            patterns = compile_condition(rule.condition or "", rule.name).patterns
+            probes += [F.lit("").rlike(pattern) for pattern in patterns]
+        if len(probes) == 1 and rule.type != "sql":
             continue
-        probe = F.lit("").rlike(anchored(rule.pattern)) if rule.pattern is not None else broken
         try:
-            _blank_event(spark).select(probe).collect()
+            _blank_event(spark).select(*probes).collect()
         except PySparkException as error:
             reason = (str(error).splitlines() or [""])[0][:200]
             raise ConfigError(f"rule {rule.name!r} cannot be used: {reason}") from None
@@ -140,7 +145,7 @@ def _breaks(rule: RowRule) -> Column:
     """Return where a record breaks ``rule``; null and false both mean that it does not."""
     if rule.type == "sql":
         # Null is not true, so the row is refused there too.
-        return ~F.coalesce(F.expr(compile_condition(rule.condition or "", rule.name)), F.lit(False))
+        return ~F.coalesce(F.expr(compile_condition(rule.condition or "", rule.name).sql), F.lit(False))
     name = rule.column or ""
     column = F.col(name) if name in MAPPED else raw_text(name)
     text = column.cast("string") if name in MAPPED else column

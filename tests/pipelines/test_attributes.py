@@ -1,0 +1,78 @@
+"""Attributes from files and from events."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from pyspark.sql import functions as F
+
+from factorlake.errors import ConfigError, DataRefusedError
+from factorlake.pipelines import attributes, ingest, validate
+from factorlake.tables import delta_io
+from tests.pipelines.lakes import context_at, write_csv
+
+pytestmark = pytest.mark.spark
+
+
+def table(context, side: str) -> dict[str, dict]:
+    frame = delta_io.read(context.spark, context.lake.shared(f"{side}_attributes"))
+    rows = frame.withColumn("us", F.unix_micros("available_from")).collect()
+    return {row["id"]: row.asDict() for row in rows}
+
+
+def test_attributes_from_files_are_rewritten_only_when_they_change(spark, lake_root, tmp_path) -> None:
+    file = write_csv(
+        tmp_path / "tracks.csv",
+        " t1 ,Rain,jazz,2024-01-01,blue",
+        "t2,Snow,,,",
+        ",Nameless,,,",
+        "broken",
+        header="track,title,genre,since,mood",
+    )
+    source = {"input": str(file), "columns": {"id": "track", "name": "title", "category": "genre", "available_from": "since"}}
+    context = context_at(spark, lake_root, "none", attributes={"items": source})
+    first = attributes.run(context)
+    assert (first.exit_code, first.counts["items"]) == (0, 2)
+    assert (first.counts["item_broken"], first.counts["item_without_id"]) == (1, 1)
+    found = table(context, "item")
+    assert found["t1"]["us"] == round(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1e6)
+    assert (found["t1"]["name"], found["t1"]["category"], found["t1"]["features"]) == ("Rain", "jazz", {"mood": "blue"})
+    assert (found["t2"]["name"], found["t2"]["category"], found["t2"]["features"]) == ("Snow", None, {})
+
+    assert attributes.run(context).exit_code == 99
+    write_csv(file, "t1,Rain,jazz,2024-01-01,red", "t2,Snow,,,", header="track,title,genre,since,mood")
+    assert attributes.run(context).exit_code == 0
+    assert table(context, "item")["t1"]["features"] == {"mood": "red"}
+
+    lacking = {**source, "columns": {"id": "track", "name": "label"}}
+    with pytest.raises(DataRefusedError, match=r"'label'.*attributes.items.columns.name"):
+        attributes.run(context_at(spark, lake_root, "none", attributes={"items": lacking}))
+
+
+def test_most_frequent_value_of_accepted_events_is_taken(spark, lake_root, tmp_path) -> None:
+    rows = [
+        "u1,i1,1,2024-01-01T00:00:01Z,Cup,red",
+        "u1,i1,1,2024-01-01T00:00:02Z,Cup,blue",
+        "u1,i1,1,2024-01-01T00:00:03Z,cup?,blue",
+        # Copies and refused rows have no vote.
+        *["u1,i1,1,2024-01-01T00:00:03Z,cup?,blue"] * 3,
+        *[f",i1,1,2024-01-01T00:00:0{n}Z,Broken,blue" for n in range(3)],
+        # A tie goes to the smallest value; blanks are no value.
+        "u1,i2,1,2024-01-01T00:00:01Z,b,",
+        "u1,i2,1,2024-01-01T00:00:02Z,a,  ",
+    ]
+    write_csv(tmp_path / "log" / "a.csv", *rows, header="user_id,item_id,value,event_time,label,colour")
+    items = {"source": "events", "columns": {"name": "label"}, "features": ["colour"]}
+    context = context_at(spark, lake_root, tmp_path / "log", attributes={"items": items})
+    ingest.run(context)
+    validate.run(context)
+    assert attributes.run(context).exit_code == 0
+    found = table(context, "item")
+    assert (found["i1"]["name"], found["i1"]["features"]) == ("Cup", {"colour": "blue"})
+    assert (found["i2"]["name"], found["i2"]["features"]) == ("a", {})
+    assert attributes.run(context).exit_code == 99
+
+    dated = {**items, "columns": {"available_from": "event_time"}}
+    with pytest.raises(ConfigError, match="cannot come from events"):
+        attributes.run(context_at(spark, lake_root, tmp_path / "log", attributes={"items": dated}))
