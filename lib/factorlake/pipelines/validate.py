@@ -1,9 +1,9 @@
 """Validate: raw_events to interactions and quarantine, batch by batch.
 
-Reads raw_events and ingest_ledger; writes interactions, quarantine and validation_results. Each batch is judged by its
-own records, decided upon (the decision and its figures are written first), and then written; a run killed in between
-is finished by the next. A refused batch waits for `factorlake validate --accept BATCH`, or for other rules or limits,
-and holds up no later batch.
+Reads raw_events and ingest_ledger; writes interactions, quarantine and validation_results. Each batch is
+judged by its own records, decided upon (the decision and its figures are written first), and then written; a
+run killed in between is finished by the next. A refused batch waits for `factorlake validate --accept BATCH`,
+or for other rules or limits, and holds up no later batch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError, FactorlakeError
 from factorlake.pipelines import batches as state
+from factorlake.pipelines import dictionaries
 from factorlake.pipelines.batches import BatchStates, Decision
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest_ledger import Ledger
@@ -62,6 +63,9 @@ def run(context: Context, accept: str | None = None) -> JobResult:
         decision = _settle(context, batch, ingested[batch], states, result, accepted=accept is not None)
         if not decision.passed:
             refusals.append(_refusal(batch, decision))
+    if states.written:
+        # Asked every time: a run killed after its events were written has left their ids without an index.
+        result.counts |= dictionaries.extend(context)
     result.details["batches"] = waiting
     result.details["refused"] = states.refused()
     if refusals:
@@ -85,7 +89,9 @@ def _rules(context: Context) -> str:
 
 def _waiting(context: Context, ingested: dict[str, int], states: BatchStates) -> list[str]:
     settings = gate_hash(context)
-    refused = {batch for batch in states.refused() if states.decisions[batch].detail.get("settings") == settings}
+    refused = {
+        batch for batch in states.refused() if states.decisions[batch].detail.get("settings") == settings
+    }
     return [batch for batch in ingested if batch not in states.written and batch not in refused]
 
 
@@ -107,7 +113,8 @@ def _settle(
         written = _written_tables(context, batch) if decision is not None else set()
         if decision is not None and decision.rules != _rules(context) and written:
             raise ConfigError(
-                f"batch {batch} was half written under other rules ({decision.rules}): run validate once with the "
+                f"batch {batch} was half written under other rules ({decision.rules}): run validate "
+                "once with the "
                 "settings of that run (the runs table keeps them), then with the new ones"
             )
         if decision is None or decision.rules != _rules(context):
@@ -176,8 +183,8 @@ def write_records(
     result: JobResult,
     written: set[str] | frozenset[str] = frozenset(),
 ) -> None:
-    """Write the batch's records to quarantine, then to interactions, each in one commit, but to no table that a killed
-    run had ``written``."""
+    """Write the batch's records to quarantine, then to interactions, each in one commit, but to no table that
+    a killed run had ``written``."""
     now, run_id, rules = F.lit(datetime.now(UTC)), F.lit(context.run_id), F.lit(decision.rules)
     if "quarantine" not in written:
         refused = records.filter(F.col("verdict") == QUARANTINED).select(
@@ -192,7 +199,8 @@ def write_records(
         is_new = F.col("verdict") == ACCEPTED
         mine = {"arrival": now, "rules_hash": rules, "run_id": run_id}
         if decision.counts["replaced"]:
-            # Old events go and new ones come in one commit; the rows that stay keep their own arrival and run.
+            # Old events go and new ones come in one commit; the rows that stay keep their own arrival and
+            # run.
             events = events.withColumns(
                 {name: F.when(is_new, value).otherwise(F.col(name)) for name, value in mine.items()}
             )
@@ -227,7 +235,11 @@ def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
     if not validation.expectations or not decision.counts["accepted"]:
         return []
     context.progress("running the Great Expectations suite")
-    docs = os.path.join(context.lake.reports(), "data_docs") if validation.data_docs and context.lake.is_local else None
+    docs = (
+        os.path.join(context.lake.reports(), "data_docs")
+        if validation.data_docs and context.lake.is_local
+        else None
+    )
     findings = run_suite(
         _of(context, "interactions").filter(F.col("batch") == batch),
         read_suite(validation.expectations, context.conf_dir),
@@ -260,7 +272,8 @@ def _check_written(context: Context, batch: str, decision: Decision) -> None:
         if n_written != decision.counts[name]:
             raise FactorlakeError(
                 f"{table} holds {n_written} rows of batch {batch}, but {decision.counts[name]} were {name}: "
-                "its input changed while it was read; compare the batch's rows in raw_events and run validate again"
+                "its input changed while it was read; compare the batch's rows in raw_events and run "
+                "validate again"
             )
 
 
@@ -287,6 +300,7 @@ def _reasons(context: Context) -> list[str]:
 def _refusal(batch: str, decision: Decision) -> str:
     top = ", ".join(f"{reason} {count}" for reason, count in decision.detail["top_reasons"]) or "none"
     return (
-        f"Batch {batch} is refused: {decision.detail['reason']}. Most frequent reasons: {top}. Nothing of it was "
+        f"Batch {batch} is refused: {decision.detail['reason']}. Most frequent reasons: {top}. "
+        "Nothing of it was "
         f"taken. Mend the log or the rules, or take it as it is by `factorlake validate --accept {batch}`."
     )
