@@ -41,21 +41,27 @@ if result["exit_code"] not in (DONE, NOTHING_TO_DO):
 # COMMAND ----------
 
 # DBTITLE 1,How training went
+from pyspark.sql import functions as F
+
 from factorlake.tables.names import Lake
 
 lake = Lake.at(settings.root, settings.recommender)
-trace = spark.read.format("delta").load(lake.own("training_trace")).orderBy("model_version", "epoch")
+trace = (
+    spark.read.format("delta")
+    .load(lake.own("training_trace"))
+    .orderBy("model_version", "epoch", F.desc("side"))
+)
 display(trace)
 
 # COMMAND ----------
 
-# DBTITLE 1,The objective by epoch
+# DBTITLE 1,The objective by half step: users, then items, of each epoch
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(figsize=(7, 3))
-for version, epochs in trace.toPandas().groupby("model_version"):
-    axes.plot(epochs["epoch"], epochs["objective"], marker="o", label=version)
-axes.set_xlabel("epoch")
+for version, half_steps in trace.dropna(subset=["loss"]).toPandas().groupby("model_version"):
+    axes.plot(range(len(half_steps)), half_steps["loss"], marker="o", label=version)
+axes.set_xlabel("half step")
 axes.set_ylabel("objective")
 axes.legend()
 display(figure)

@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from factorlake.pipelines.jobs import JOBS
 
 ROOT = Path(__file__).resolve().parents[2]

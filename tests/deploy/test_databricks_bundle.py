@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from factorlake.pipelines.jobs import JOBS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from factorlake.config.settings import Settings, SparkSettings
 from factorlake.pipelines import doctor
 from factorlake.pipelines.doctor import Check

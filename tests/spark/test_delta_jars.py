@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from factorlake.errors import ConfigError, TransientError
 from factorlake.spark import delta_jars
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from factorlake.errors import ConfigError
 from factorlake.spark import java
 
