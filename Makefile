@@ -21,7 +21,7 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup java jars demo check test soak bench package lock airflow-env system-packages clean
+.PHONY: help setup java jars demo docs check test soak bench package lock airflow-env system-packages clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ jars: $(VENV)/.installed
 demo: setup ## the whole pipeline on embedded data, into .demo
 	@rm -rf .demo
 	@$(BIN)/factorlake run --config conf/base/demo.yaml
+
+docs: setup ## write docs/tables.md and docs/configuration.md from the code
+	$(BIN)/python -m docs.generate
 
 check: setup ## lint, types, import rules
 	$(BIN)/ruff check .
