@@ -52,3 +52,9 @@ def keep(frame: DataFrame) -> DataFrame:
 def release(frame: DataFrame) -> None:
     """Give up what `keep` cached."""
     frame.unpersist()
+
+
+def quiet(spark: SparkSession) -> None:
+    """Let only Spark's errors reach the terminal, where the session has a log of its own."""
+    if not is_connect(spark):
+        spark.sparkContext.setLogLevel("ERROR")

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 import factorlake
 from factorlake.config.settings import SparkSettings
-from factorlake.spark.compat import submitted_settings, under_spark_submit
+from factorlake.spark.compat import quiet, submitted_settings, under_spark_submit
 
 DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -61,6 +61,7 @@ def session_settings(settings: SparkSettings) -> dict[str, str]:
     }
     if is_packaged():
         chosen["spark.executorEnv.PYTHONPATH"] = package_folder()
+        chosen["spark.python.daemon.module"] = "factorlake.spark.daemon"
     if settings.shuffle_partitions:
         chosen["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
     elif master.startswith("local"):
@@ -88,5 +89,5 @@ def open_session(settings: SparkSettings, name: str = "factorlake") -> SparkSess
         if key not in given:
             builder = builder.config(key, value)
     spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
+    quiet(spark)
     return spark
