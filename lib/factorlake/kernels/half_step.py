@@ -12,9 +12,7 @@ from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import read_only
 from .observations import RowRidge, observations
-from .row_cg import cg_rows
-from .row_exact import exact_rows
-from .row_loss import residual_rows
+from .row_solvers import cg_rows, exact_rows, residual_rows
 
 RowSolver = Literal["cg", "exact", "residual"]
 

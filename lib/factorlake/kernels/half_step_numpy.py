@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from factorlake.errors import NumericalError
 from factorlake.types import FloatMatrix, FloatVector
 
-from .cholesky import FIRST_JITTER, MAX_JITTERS
 from .half_step import RowSolver, SolvedBlock
-from .row_exact import TILE
+from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, TILE
 
 
 def solve_block_numpy(
@@ -70,14 +69,16 @@ def _exact(
     wide = f.astype(np.float64)
     matrix = np.diag(diagonal) + wide.T @ (wide * c[:, None])
     right = wide.T @ (c.astype(np.float64) * t)
-    jitter = FIRST_JITTER * np.trace(matrix) / len(matrix)
+    jitter = 0.0
     for taken in range(MAX_JITTERS + 1):
+        ridged = matrix + jitter * np.eye(len(matrix))
         try:
-            lower = np.linalg.cholesky(matrix if taken == 0 else matrix + jitter * np.eye(len(matrix)))
+            lower = np.linalg.cholesky(ridged)
         except np.linalg.LinAlgError:
-            jitter *= 10.0 if taken else 1.0
-            continue
-        return np.linalg.solve(lower.T, np.linalg.solve(lower, right)), taken
+            lower = np.zeros_like(matrix)
+        if np.all(np.diagonal(lower) ** 2 > LEAST_PIVOT * np.diagonal(ridged)):
+            return np.linalg.solve(lower.T, np.linalg.solve(lower, right)), taken
+        jitter = 10.0 * jitter if taken else FIRST_JITTER * np.trace(matrix) / len(matrix)
     return None, MAX_JITTERS
 
 

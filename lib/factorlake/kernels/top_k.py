@@ -137,7 +137,7 @@ def _offer(
 
 
 @njit(cache=True, nogil=True)
-def _replace_least(scores: FloatVector, items: IntVector, score: float, item: int) -> None:
+def _replace_least(scores: FloatVector, items: IntVector, score: np.float32, item: int) -> None:
     """Put (score, item) in the place of a min-heap's least entry and restore the heap."""
     size = len(scores)
     place = 0
@@ -157,11 +157,11 @@ def _replace_least(scores: FloatVector, items: IntVector, score: float, item: in
 
 
 @njit(cache=True, nogil=True)
-def _exact(x: FloatVector, y: FloatVector, of_user: float, of_item: float) -> float:
+def _exact(x: FloatVector, y: FloatVector, of_user: float, of_item: float) -> np.float32:
     total = 0.0
     for a in range(len(x)):
-        total += float(x[a]) * float(y[a])
-    return np.float32(total + float(of_user) + float(of_item))
+        total += np.float64(x[a]) * np.float64(y[a])
+    return np.float32(total + np.float64(of_user) + np.float64(of_item))
 
 
 @njit(cache=True, nogil=True)
@@ -209,7 +209,7 @@ def _settle(
 
 
 @njit(cache=True, nogil=True)
-def _insert(best: IntVector, scores: FloatVector, ties: IntVector, item: int, score: float) -> None:
+def _insert(best: IntVector, scores: FloatVector, ties: IntVector, item: int, score: np.float32) -> None:
     """Insert an item into a list kept by score descending, then tie rank ascending."""
     place = len(best)
     while place > 0:

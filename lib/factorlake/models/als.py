@@ -207,7 +207,7 @@ class _Training:
     def _implicit_task(
         self, side: Side, other: Side, own: SideState, fixed: SideState, steps: int
     ) -> tuple[SideState, SideState, HalfStepTask, FloatMatrix]:
-        """Turn both sides into the eigenbasis of the fixed side's Gram matrix, where all pairs are diagonal."""
+        """Turn both sides into the eigenbasis of the fixed side's Gram matrix, where it is diagonal."""
         basis, eigenvalues = eigenbasis(fixed.gram)
         fixed = replace(
             fixed, rows=rotate_blocks(fixed.rows, self.problem.side(other), basis), gram=np.diag(eigenvalues)

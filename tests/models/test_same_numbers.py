@@ -1,0 +1,107 @@
+"""Bit for bit the same factors for any threads, order of blocks, and order of input rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from factorlake.models.als import train
+from factorlake.models.fit import fit_als
+from factorlake.models.half_step import BlockResult, HalfStepTask, LocalHalfStep, solve_one_block
+from factorlake.models.parameters import AlsParameters
+from factorlake.models.problem import describe
+from factorlake.models.trained import TrainedModel
+from factorlake.types import FloatMatrix
+from tests.models.problems import EXPLICIT, MODERN, SPARK, problem_of, random_ids
+
+CASES = [
+    pytest.param(replace(MODERN, rank=16), "one", id="modern"),
+    pytest.param(replace(SPARK, rank=16, solver="exact"), "signed", id="Spark, exact"),
+    pytest.param(replace(EXPLICIT, rank=7), "stars", id="explicit with biases"),
+]
+
+
+def bits(model: TrainedModel) -> list[bytes]:
+    arrays: list[np.ndarray | None] = [
+        model.user_factors,
+        model.item_factors,
+        model.item_gram,
+        model.user_biases,
+        model.item_biases,
+    ]
+    losses = np.array([row.loss for row in model.trace] + [model.mean])
+    return [one.tobytes() for one in [*arrays, losses] if one is not None]
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
+def test_any_number_of_threads_gives_the_same_bits(parameters: AlsParameters, rating: str) -> None:
+    users, items, values = random_ids(400, 150, 6000, seed=4, rating=rating)
+    one = bits(fit_als(users, items, values, parameters, threads=1).model)
+    for threads in (2, 4):
+        assert bits(fit_als(users, items, values, parameters, threads=threads).model) == one
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
+def test_shuffled_input_gives_the_same_bits(parameters: AlsParameters, rating: str) -> None:
+    users, items, values = random_ids(300, 100, 4000, seed=5, rating=rating)
+    one = bits(fit_als(users, items, values, parameters).model)
+    order = np.random.default_rng(6).permutation(len(users))
+    shuffled = fit_als(
+        [users[n] for n in order],
+        [items[n] for n in order],
+        None if values is None else values[order],
+        parameters,
+    )
+    assert bits(shuffled.model) == one
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
+def test_blocks_solved_in_any_order_give_the_same_bits(parameters: AlsParameters, rating: str) -> None:
+    problem = problem_of(*random_ids(200, 90, 3000, seed=7, rating=rating))
+    blocks = {"user": problem.user_blocks, "item": problem.item_blocks}
+    layout = describe(problem.user_blocks, problem.item_blocks, parameters)
+
+    def backwards(task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
+        results = []
+        for block in reversed(blocks[task.side]):
+            own = None if warm is None else warm[block.first_row : block.first_row + block.n_rows]
+            results.append(solve_one_block(task, block, fixed, own))
+        return results[::-1]
+
+    with LocalHalfStep(problem.user_blocks, problem.item_blocks, threads=2) as local:
+        assert bits(train(layout, parameters, local)) == bits(train(layout, parameters, backwards))
+
+
+def test_another_process_with_many_blas_threads_gives_the_same_bits() -> None:
+    program = (
+        "import hashlib\n"
+        "from tests.models.problems import MODERN, random_ids\n"
+        "from tests.models.test_same_numbers import bits\n"
+        "from factorlake.models.fit import fit_als\n"
+        "model = fit_als(*random_ids(300, 100, 4000, seed=5), MODERN).model\n"
+        "print(hashlib.sha256(b''.join(bits(model))).hexdigest())"
+    )
+    root = Path(__file__).parents[2]
+    digests = set()
+    for threads in ("1", "4"):
+        surroundings = os.environ | {
+            "OPENBLAS_NUM_THREADS": threads,
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "lib")]),
+        }
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            env=surroundings,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=root,
+        )
+        digests.add(run.stdout.strip())
+    assert len(digests) == 1
