@@ -318,3 +318,45 @@ def test_ratings_too_large_for_float32_products_are_refused_not_published() -> N
     problem = problem_of(users, items, np.array([3e38, -3e38] * 30, np.float32))
     with pytest.raises(NumericalError):
         fit(problem, replace(EXPLICIT, solver="cg"))
+
+
+def alternate(problem: Problem, y: np.ndarray, parameters: AlsParameters, epochs: int) -> list[np.ndarray]:
+    """Alternate dense half steps from given item factors; return X, Y, X, Y, ..."""
+    ratings = problem.ratings()
+    turned = {(i, u): r for (u, i), r in ratings.items()}
+    steps = []
+    for _ in range(epochs):
+        x = dense_user_half_step(ratings, problem.n_users, y, parameters)
+        y = dense_user_half_step(turned, problem.n_items, x, parameters)
+        steps += [x, y]
+    return steps
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES[:4])
+def test_the_exact_solver_walks_the_path_of_dense_als(parameters: AlsParameters, rating: str) -> None:
+    problem = small_problem(rating)
+    y = np.random.default_rng(9).standard_normal((problem.n_items, 5))
+    chosen = replace(parameters, solver="exact", epochs=3, double_precision=True)
+    trace = fit(problem, chosen, start=(np.zeros((problem.n_users, 5)), y)).trace
+    path = [y, *alternate(problem, y, chosen, 3)]
+    wanted = []
+    for step in range(1, len(path)):
+        x_now, y_now = (path[step], path[step - 1]) if step % 2 else (path[step - 1], path[step])
+        wanted.append(dense_objective(problem.ratings(), x_now, y_now, chosen))
+    # Float64 on both sides, over six chained solves of well conditioned systems.
+    np.testing.assert_allclose([row.loss for row in trace[:-1]], wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["cg", "exact"])
+@pytest.mark.parametrize(("parameters", "rating"), CASES[:4])
+def test_started_from_the_factors_of_another_als_the_objective_never_rises(
+    parameters: AlsParameters, rating: str, solver: Solver
+) -> None:
+    problem = small_problem(rating)
+    y = np.random.default_rng(10).standard_normal((problem.n_items, 5))
+    x, y = alternate(problem, y, parameters, 2)[-2:]
+    given = dense_objective(problem.ratings(), x, y, parameters)
+    losses = [row.loss for row in fit(problem, replace(parameters, solver=solver), start=(x, y)).trace]
+    # The factors enter as float32: the loss is known to about 1e-7 of itself, a little more after sums of it.
+    assert losses[0] <= given * (1 + 1e-6)
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(losses))
