@@ -44,6 +44,11 @@ class Fitted:
     plan: str
     n_blocks: int
 
+    def release(self) -> None:
+        """Give up the kept frames of positions."""
+        release(self.users.frame)
+        release(self.items.frame)
+
 
 def als_parameters(settings: Settings) -> AlsParameters:
     """Return the engine's numbers for these settings."""
@@ -95,7 +100,10 @@ def fit(
     on_half_step: Callable[[TraceRow], None] | None = None,
     validation: Callable[[Positions, Positions], Callable[[int, Snapshot], float]] | None = None,
 ) -> Fitted:
-    """Train on (user_id, item_id, value) pairs. Rating blocks lie under the candidate's folder and go at the end.
+    """Train on (user_id, item_id, value) pairs, which are read several times: hand in a kept frame.
+
+    Rating blocks lie under the candidate's folder and go at the end; the frames of positions stay kept for the caller,
+    who gives them up by ``Fitted.release``.
 
     ``validation`` makes the held-out metric from the positions of users and items.
 
@@ -104,19 +112,19 @@ def fit(
     spark, settings = context.spark, context.settings
     parameters = als_parameters(settings)
     path = context.lake.candidate(version, "rating_blocks")
-    pairs = keep(pairs)
     n_observed = pairs.count()
     if n_observed == 0:
         raise DataRefusedError(
             "there is nothing to train on: no accepted event is left after select, event_weights and the holdout"
         )
     n_blocks = number_of_blocks(n_observed)
-    users = positions(pairs.select(F.col("user_id").alias("id")), n_blocks)
-    items = positions(pairs.select(F.col("item_id").alias("id")), n_blocks)
+    users = kept_positions(pairs.select(F.col("user_id").alias("id")), n_blocks)
+    items = kept_positions(pairs.select(F.col("item_id").alias("id")), n_blocks)
     context.progress(f"packing {n_observed:,} pairs of {users.n_ids:,} users and {items.n_ids:,} items")
     name_jobs(spark, "pack rating blocks")
-    write_blocks(pack_blocks(index_pairs(pairs, users, items)), path)
-    release(pairs)
+    indexed = keep(index_pairs(pairs, users, items))
+    write_blocks(pack_blocks(indexed), path)
+    release(indexed)
     plan, why = choose_plan(settings, _master(context), users.n_ids, items.n_ids, n_observed)
     context.progress(f"plan {plan}: {why}")
     validate = validation(users, items) if validation else None
@@ -140,6 +148,12 @@ def fit(
         if context.lake.is_local:
             shutil.rmtree(path, ignore_errors=True)
     return Fitted(model, parameters, users, items, n_observed, plan, n_blocks)
+
+
+def kept_positions(ids: DataFrame, n_blocks: int) -> Positions:
+    """Return positions whose frame is kept: they name the rows of factors until those are written."""
+    found = positions(ids, n_blocks)
+    return Positions(keep(found.frame), found.n_ids)
 
 
 def _master(context: Context) -> str:

@@ -19,6 +19,7 @@ from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.fit import Fitted, fit
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import selected_events, training_pairs
+from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange, Handle
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
@@ -44,7 +45,8 @@ def run(context: Context) -> JobResult:
     if existing is not None:
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
     known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
-    known = training_pairs(context, known_events)
+    known = keep(training_pairs(context, known_events))
+    everything = known if cutoff is None else training_pairs(context, events)
     trace: list[TraceRow] = []
 
     def tell(row: TraceRow) -> None:
@@ -54,7 +56,9 @@ def run(context: Context) -> JobResult:
 
     fitted = fit(context, known, version, on_half_step=tell, validation=_validation(context, events, known, cutoff))
     context.progress("solving every user on all events")
-    factors_version = _write_factors(context, fitted, known, training_pairs(context, events), version)
+    factors_version = _write_factors(context, fitted, known, everything, version)
+    fitted.release()
+    release(known)
     trace_version = _write_trace(context, fitted, version, _metric_name(context))
     model = fitted.model
     row = {
