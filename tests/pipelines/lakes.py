@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
-
 from factorlake.config.loader import build
 from factorlake.pipelines.context import Context
 from factorlake.tables import delta_io
 from factorlake.tables.names import Lake
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 HEADER = "user_id,item_id,value,event_time"
 
 
 def context_at(spark: SparkSession, root: str, source: Path | str, **settings: Any) -> Context:
-    """A context over the lake at ``root`` that reads ``source``; events have a value unless the settings say else."""
+    """A context over the lake at ``root`` that reads ``source``; events have a value unless the settings say
+    else."""
     values = {"root": root, "input": str(source), "events": {"columns": {"value": "value"}}, **settings}
     return Context(spark, build(values), Lake.at(root, "main"), "run", lambda _: None, "conf", lambda: 1)
 

@@ -5,29 +5,34 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from itertools import permutations
+from pathlib import Path
 
 import pytest
-from pyspark.sql import functions as F
-
 from factorlake.errors import ConfigError, DataRefusedError, FactorlakeError
 from factorlake.pipelines import ingest, validate
 from factorlake.pipelines.batches import BatchStates
+from factorlake.pipelines.context import Context
 from factorlake.quality.expectations import DID_NOT_RUN, read_suite, run_suite
 from factorlake.quality.metrics import check_accounting, measure
 from factorlake.quality.verdicts import with_verdicts
 from factorlake.tables import delta_io
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
 from tests.pipelines.lakes import contents, context_at, events, write_csv
 
 spark_only = pytest.mark.spark
 
 
-def results(context, kind: str) -> dict[str, tuple]:
-    frame = delta_io.read(context.spark, context.lake.shared("validation_results")).filter(F.col("kind") == kind)
+def results(context: Context, kind: str) -> dict[str, tuple]:
+    frame = delta_io.read(context.spark, context.lake.shared("validation_results")).filter(
+        F.col("kind") == kind
+    )
     return {row["rule"]: (row["value"], row["success"]) for row in frame.collect()}
 
 
 @spark_only
-def test_batch_is_accounted_for_row_by_row(spark, lake_root, tmp_path) -> None:
+def test_batch_is_accounted_for_row_by_row(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     bad = ["u9,i9,five,2024-01-01T00:00:00Z", ",i9,NaN,2024-01-01T00:00:00Z", "cut"]
     write_csv(tmp_path / "log" / "a.csv", *events(1, 2, 3), *bad)
     write_csv(tmp_path / "log" / "b.csv", *events(3, 4), *bad[:1])
@@ -41,7 +46,7 @@ def test_batch_is_accounted_for_row_by_row(spark, lake_root, tmp_path) -> None:
     ingest.run(context)
     result = validate.run(context)
     assert result.exit_code == 0
-    assert result.counts == {
+    assert {name: result.counts[name] for name in validate.ACCOUNTED} == {
         "rows": 9, "accepted": 4, "quarantined": 3, "duplicates": 2, "superseded": 0, "replaced": 0
     }  # fmt: skip
     accepted = [(row[0], row[3]) for row in contents(context, "interactions")]
@@ -59,13 +64,17 @@ def test_batch_is_accounted_for_row_by_row(spark, lake_root, tmp_path) -> None:
         "expect_column_values_to_be_between(value)": (0.0, False),
         "expect_column_values_to_not_be_null(not_there)": (None, None),
     }
-    assert results(context, "share")["quarantined_share"][0] == pytest.approx(3 / 7, rel=1e-12)  # one division
+    assert results(context, "share")["quarantined_share"][0] == pytest.approx(
+        3 / 7, rel=1e-12
+    )  # one division
     again = validate.run(context)
     assert (again.exit_code, again.reason) == (99, "no new batches")
 
 
 @spark_only
-def test_refused_batch_waits_holds_up_nothing_and_can_be_accepted(spark, lake_root, tmp_path) -> None:
+def test_refused_batch_waits_holds_up_nothing_and_can_be_accepted(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     source = tmp_path / "log"
     context = context_at(spark, lake_root, source)
     with pytest.raises(DataRefusedError, match="factorlake ingest"):
@@ -96,18 +105,24 @@ def test_refused_batch_waits_holds_up_nothing_and_can_be_accepted(spark, lake_ro
 
 
 @spark_only
-def test_refused_batch_is_judged_again_under_other_limits(spark, lake_root, tmp_path) -> None:
+def test_refused_batch_is_judged_again_under_other_limits(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1), ",i,1,x", ",j,1,x")
     strict = context_at(spark, lake_root, tmp_path / "log")
     ingest.run(strict)
     assert validate.run(strict).exit_code == 3
-    lenient = context_at(spark, lake_root, tmp_path / "log", validate={"gate": {"max_quarantined_share": 0.7}})
+    lenient = context_at(
+        spark, lake_root, tmp_path / "log", validate={"gate": {"max_quarantined_share": 0.7}}
+    )
     assert validate.run(lenient).exit_code == 0
 
 
 @spark_only
 @pytest.mark.parametrize("killed_after", ["decision", "quarantine", "interactions"])
-def test_run_killed_between_its_writes_is_finished_by_the_next(spark, lake_root, tmp_path, killed_after) -> None:
+def test_run_killed_between_its_writes_is_finished_by_the_next(
+    spark: SparkSession, lake_root: str, tmp_path: Path, killed_after: str
+) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1, 2), ",i,1,x")
     context = context_at(spark, lake_root, tmp_path / "log")
     (batch,) = ingest.run(context).details["batches"]
@@ -118,7 +133,9 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(spark, lake_root,
         spared = {"quarantine"} if killed_after == "interactions" else {"interactions"}
         with pytest.raises(FactorlakeError, match="holds 0 rows"):
             validate.write_records(context, batch, records, decision, validate.JobResult(), spared)
-        other = context_at(spark, lake_root, tmp_path / "log", events={"columns": {"value": "value"}, "types": ["x"]})
+        other = context_at(
+            spark, lake_root, tmp_path / "log", events={"columns": {"value": "value"}, "types": ["x"]}
+        )
         with pytest.raises(ConfigError, match="half written under other rules"):
             validate.run(other)
 
@@ -131,9 +148,15 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(spark, lake_root,
 
 
 @spark_only
-def test_event_key_keeps_the_same_survivors_in_whatever_order_batches_come(spark, lake_root, tmp_path) -> None:
+def test_event_key_keeps_the_same_survivors_in_whatever_order_batches_come(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     days = {
-        "a.csv": ["u,i,1,2024-01-01T00:00:01Z", "v,i,1,2024-01-01T00:00:09Z", "w,i,five,2024-01-01T00:00:01Z"],
+        "a.csv": [
+            "u,i,1,2024-01-01T00:00:01Z",
+            "v,i,1,2024-01-01T00:00:09Z",
+            "w,i,five,2024-01-01T00:00:01Z",
+        ],
         "b.csv": [
             "u,i,2,2024-01-01T00:00:05Z",
             "v,i,2,2024-01-01T00:00:02Z",
@@ -154,39 +177,53 @@ def test_event_key_keeps_the_same_survivors_in_whatever_order_batches_come(spark
         for name in order:
             write_csv(source / name, *days[name])
             ingest.run(context)
-            for count, value in validate.run(context).counts.items():
-                totals[count] += value
+            counts = validate.run(context).counts
+            totals = {count: total + counts[count] for count, total in totals.items()}
         kept = contents(context, "interactions")
         assert [(row[0], row[3]) for row in kept] == [("u", "2.0"), ("v", "1.0")]
         assert totals["accepted"] - totals["replaced"] == len(kept)
-        assert totals["rows"] == sum(totals[name] for name in ("accepted", "quarantined", "duplicates", "superseded"))
+        assert totals["rows"] == sum(
+            totals[name] for name in ("accepted", "quarantined", "duplicates", "superseded")
+        )
         found.append((kept, contents(context, "quarantine")))
     assert all(each == found[0] for each in found)
 
 
 @spark_only
 @pytest.mark.parametrize("event_key", [[], ["user_id", "item_id"]])
-def test_verdicts_agree_with_a_slow_oracle(spark, event_key) -> None:
+def test_verdicts_agree_with_a_slow_oracle(spark: SparkSession, event_key: list[str]) -> None:
     # Ids collide on purpose: few events, users and times, so that copies and equal keys abound.
     rows = [
-        (f"e{n % 7}", f"u{n % 7 % 3}", "i", "t", 1.0, datetime(2024, 1, 1 + n % 7 % 2, tzinfo=UTC), f"f{n * 5 % 4}", n,
-         ["bad"] if n % 7 == 6 else [])
+        (
+            f"e{n % 7}",
+            f"u{n % 7 % 3}",
+            *("i", "t", 1.0),
+            datetime(2024, 1, 1 + n % 7 % 2, tzinfo=UTC),
+            f"f{n * 5 % 4}",
+            n,
+            ["bad"] if n % 7 == 6 else [],
+        )
         for n in range(25)
-    ]  # fmt: skip
+    ]
     schema = (
-        "event_id string, user_id string, item_id string, event_type string, value double, event_time timestamp, "
+        "event_id string, user_id string, item_id string, event_type string, value double, "
+        "event_time timestamp, "
         "file string, position bigint, reasons array<string>"
     )
     judged = spark.createDataFrame(rows, schema).withColumns({"batch": F.lit("b"), "raw": F.lit("r")})
     known = spark.createDataFrame([("e1",), ("e1",), ("zz",)], "event_id string")
-    earlier = judged.filter("event_id = 'e2'").limit(1).withColumns(
-        {
-            "event_id": F.lit("zz"),
-            "batch": F.lit("a"),
-            "arrival": F.lit(None).cast("timestamp"),
-            "rules_hash": F.lit("h"),
-            "run_id": F.lit("r"),
-        }
+    earlier = (
+        judged.filter("event_id = 'e2'")
+        .limit(1)
+        .withColumns(
+            {
+                "event_id": F.lit("zz"),
+                "batch": F.lit("a"),
+                "arrival": F.lit(None).cast("timestamp"),
+                "rules_hash": F.lit("h"),
+                "run_id": F.lit("r"),
+            }
+        )
     )
     survivors: dict[str, tuple] = {}
     for row in sorted(rows, key=lambda row: (row[6], row[7])):
@@ -196,7 +233,7 @@ def test_verdicts_agree_with_a_slow_oracle(spark, event_key) -> None:
     expected = {"duplicate": len(rows) - len(fresh), "quarantined": sum(bool(row[8]) for row in fresh)}
     if event_key:
         (old,) = earlier.collect()
-        contenders = {(row[1], row[2]): [] for row in accepted}
+        contenders: dict[tuple, list[tuple]] = {(row[1], row[2]): [] for row in accepted}
         for row in accepted:
             contenders[row[1], row[2]].append((row[5].replace(tzinfo=None), row[0]))
         contenders[old["user_id"], old["item_id"]].append((old["event_time"], "zz"))
@@ -220,20 +257,20 @@ def test_accounting_that_does_not_close_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "- 5", "- {column: a}", "]["])
-def test_suite_that_is_no_list_of_expectations_is_a_config_error(tmp_path, text) -> None:
+def test_suite_that_is_no_list_of_expectations_is_a_config_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "suite.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match="suite"):
         read_suite(str(path), str(tmp_path))
 
 
-def test_suite_that_is_not_there_is_a_config_error(tmp_path) -> None:
+def test_suite_that_is_not_there_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expectations"):
         read_suite("nowhere", str(tmp_path))
 
 
 @spark_only
-def test_great_expectations_that_fails_is_a_finding(spark) -> None:
+def test_great_expectations_that_fails_is_a_finding(spark: SparkSession) -> None:
     (finding,) = run_suite(spark.range(1), [{"type": "expect_the_unheard_of"}])
     assert (finding.rule, finding.success) == (DID_NOT_RUN, None)
     assert "did not run" in json.dumps(finding.detail)

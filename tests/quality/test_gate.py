@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from factorlake.config.settings import GateSettings
 from factorlake.quality.gate import judge_batch
 

@@ -6,15 +6,15 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from factorlake.spark import records
 from factorlake.spark.records import FileFormat, UnreadableFileError, columns_of, parse, unpack
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 CSV, JSON, PARQUET = FileFormat("csv"), FileFormat("json"), FileFormat("parquet")
 HEAD = b"user,item,note\n"
@@ -121,8 +121,10 @@ def test_utf_16_that_breaks_off_is_marked_and_kept() -> None:
     assert defects(content, FileFormat("csv", encoding="utf-16"))[-1] is not None
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"plain text", lambda b: b + b"tail", lambda b: b[:5]])
-def test_damaged_gzip_is_an_unreadable_file(damage) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b"plain text", lambda b: b + b"tail", lambda b: b[:5]]
+)
+def test_damaged_gzip_is_an_unreadable_file(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(UnreadableFileError, match="gzip"):
         unpack(damage(gzip.compress(HEAD * 100)), packed=True)
 
@@ -193,12 +195,18 @@ rows = st.lists(st.lists(cells, min_size=3, max_size=3), max_size=12)
 @given(rows, st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_printed_csv_rows_come_back(table: list[list[str]], line_end: str, quote_all: bool) -> None:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator=line_end, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
+    writer = csv.writer(
+        buffer, lineterminator=line_end, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
+    )
     writer.writerows([["user", "item", "note"], *table])
-    assert fields(buffer.getvalue().encode(), CSV) == [dict(zip(("user", "item", "note"), row)) for row in table]
+    assert fields(buffer.getvalue().encode(), CSV) == [
+        dict(zip(("user", "item", "note"), row, strict=True)) for row in table
+    ]
 
 
-values = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), st.none() | st.booleans() | cells | st.integers())
+values = st.dictionaries(
+    st.text(st.characters(codec="utf-8"), max_size=5), st.none() | st.booleans() | cells | st.integers()
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -216,8 +224,13 @@ def test_printed_json_lines_come_back(objects: list[dict], ascii_only: bool) -> 
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.binary(max_size=200), st.sampled_from([CSV, JSON, FileFormat("csv", delimiter="\t"), FileFormat("json", encoding="latin-1")]))
-def test_no_bytes_crash_the_parser_and_every_record_is_whole_or_has_a_defect(content: bytes, form: FileFormat) -> None:
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([CSV, JSON, FileFormat("csv", delimiter="\t"), FileFormat("json", encoding="latin-1")]),
+)
+def test_no_bytes_crash_the_parser_and_every_record_is_whole_or_has_a_defect(
+    content: bytes, form: FileFormat
+) -> None:
     found = list(parse(HEAD + content if form.kind == "csv" else content, form))
     assert [record.position for record in found] == list(range(len(found)))
     for record in found:
@@ -227,7 +240,9 @@ def test_no_bytes_crash_the_parser_and_every_record_is_whole_or_has_a_defect(con
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([b"1,2,3", b"4,5", b"6,7,8,9", b'a,"b,c', b"", b" ", b'"q,1",2,3']), max_size=30))
+@given(
+    st.lists(st.sampled_from([b"1,2,3", b"4,5", b"6,7,8,9", b'a,"b,c', b"", b" ", b'"q,1",2,3']), max_size=30)
+)
 def test_every_line_that_is_not_blank_is_in_exactly_one_record(lines: list[bytes]) -> None:
     found = list(parse(HEAD + b"\n".join(lines), CSV))
     told = [line for record in found for line in record.raw.encode().split(b"\n") if line.strip()]

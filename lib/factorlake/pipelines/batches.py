@@ -1,8 +1,8 @@
 """How far validation has come with each batch, as validation_results tells it.
 
-A batch has up to three kinds of gate rows: `gate` (the decision; a batch that was refused and accepted later has
-two), and `written` once its records are in interactions and quarantine. A batch that passed but is not written was
-killed halfway.
+A batch has up to three kinds of gate rows: `gate` (the decision; a batch that was refused and accepted later
+has two), and `written` once its records are in interactions and quarantine. A batch that passed but is not
+written was killed halfway.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class BatchStates:
             if row["kind"] == "gate" and row["rule"] == WRITTEN:
                 states.written.add(row["batch"])
             elif row["kind"] == "gate":
-                states.decisions[row["batch"]] = Decision(bool(row["success"]), json.loads(row["detail"] or "{}"))
+                states.decisions[row["batch"]] = Decision(
+                    bool(row["success"]), json.loads(row["detail"] or "{}")
+                )
             elif row["rule"] == SHARE:
                 states.shares[row["batch"]] = row["value"]
             elif row["batch"] in states.decisions:
@@ -85,7 +87,9 @@ def record_decision(context: Context, batch: str, metrics: BatchMetrics, decisio
     ]
     rows[0]["detail"] = json.dumps(decision.detail, sort_keys=True)
     rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.counts.items()]
-    rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.reasons.items()]
+    rows += [
+        {"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.reasons.items()
+    ]
     rows.append({"rule": SHARE, "kind": "share", "value": metrics.quarantined_share})
     rows += [
         {"rule": f"null_share_{name}", "kind": "share", "value": share}

@@ -1,4 +1,5 @@
-"""What the ingest ledger knows of files and batches. A batch is planned before and ingested after its records are written."""
+"""What the ingest ledger knows of files and batches. A batch is planned before and ingested after its records
+are written."""
 
 from __future__ import annotations
 

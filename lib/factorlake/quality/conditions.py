@@ -1,20 +1,21 @@
 """Boolean conditions in conf: a small typed language, parsed here and written out anew as Spark SQL.
 
-Nothing of the text reaches Spark as it stands. Allowed are columns, literals, comparison, arithmetic and logical
-operators, between, in, like, rlike, is null, and the functions of `FUNCTIONS`. A column that is not one of the
-mapped five is a raw one and is text; compared with a number it is read as one, and is null when it is none, so that
-no value can fail a job. Division by zero is null too.
+Nothing of the text reaches Spark as it stands. Allowed are columns, literals, comparison, arithmetic and
+logical operators, between, in, like, rlike, is null, and the functions of `FUNCTIONS`. A column that is not
+one of the mapped five is a raw one and is text; compared with a number it is read as one, and is null when it
+is none, so that no value can fail a job. Division by zero is null too.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn, cast
 
 from factorlake.errors import ConfigError
 
 Kind = Literal["text", "number", "time", "boolean", "null"]
+TokenKind = Literal["number", "name", "quoted", "text", "symbol", "end"]
 
 MAPPED: dict[str, Kind] = {
     "user_id": "text",
@@ -60,7 +61,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class _Token:
-    kind: Literal["number", "name", "quoted", "text", "symbol", "end"]
+    kind: TokenKind
     text: str
 
 
@@ -127,7 +128,7 @@ class _Parser:
             match = _TOKEN.match(text, at)
             if match is None:
                 self.fail(f"{text[at:].strip()[:20]!r} is not understood")
-            kind = match.lastgroup
+            kind = cast(TokenKind, match.lastgroup)
             value = match.group(kind)
             tokens.append(_Token(kind, value.replace("''", "'") if kind == "text" else value))
             at = match.end()
@@ -301,7 +302,7 @@ class _Parser:
             self.fail(f"{function} takes {len(kinds)} argument, not {len(arguments)}")
         if word == "number":
             return self._as_number(arguments[0])
-        for argument, kind in zip(arguments, kinds):
+        for argument, kind in zip(arguments, kinds, strict=True):
             if kind == "text":
                 self._want(argument, kind, word)
         inner = self._as_number(arguments[0]) if kinds[0] == "number" else arguments[0]

@@ -1,7 +1,8 @@
 """A Great Expectations suite from conf, run on accepted rows. It reports; our own gate decides.
 
-Great Expectations takes seconds to import and has crashed on good data before, so it is loaded late and whatever it
-does wrong is a finding in the results, never the end of a job. Only booleans and counts leave it: no value of a row.
+Great Expectations takes seconds to import and has crashed on good data before, so it is loaded late and
+whatever it does wrong is a finding in the results, never the end of a job. Only booleans and counts leave it:
+no value of a row.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ NAME = "interactions"
 
 @dataclass(frozen=True)
 class Finding:
-    """One expectation's outcome; ``rule`` tells its type and column. ``success`` is None when it did not run."""
+    """One expectation's outcome; ``rule`` tells its type and column. ``success`` is None when it did not
+    run."""
 
     rule: str
     success: bool | None
@@ -41,14 +43,17 @@ def read_suite(name: str, conf_dir: str) -> list[dict[str, Any]]:
     ------
     ConfigError : there is no such file, or it is not such a list.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else Path(conf_dir) / "expectations" / f"{name}.yaml"
+    path = (
+        Path(name) if name.endswith((".yaml", ".yml")) else Path(conf_dir) / "expectations" / f"{name}.yaml"
+    )
     try:
         if path.stat().st_size > MAX_SUITE_BYTES:
             raise ConfigError(f"the suite {path} is larger than {MAX_SUITE_BYTES} bytes")
         suite = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(
-            f"the suite {path} cannot be read: set `validate.expectations` to a file in {conf_dir}/expectations"
+            f"the suite {path} cannot be read: set `validate.expectations` to a file in "
+            f"{conf_dir}/expectations"
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"the suite {path} is no YAML: {str(error).splitlines()[0]}") from None
@@ -62,7 +67,8 @@ def read_suite(name: str, conf_dir: str) -> list[dict[str, Any]]:
 def run_suite(rows: DataFrame, suite: list[dict[str, Any]], docs_folder: str | None = None) -> list[Finding]:
     """Run the suite on ``rows``; also write data docs where ``docs_folder`` names a folder.
 
-    Never raises: when Great Expectations cannot be imported or fails, one finding named `DID_NOT_RUN` says so.
+    Never raises: when Great Expectations cannot be imported or fails, one finding named `DID_NOT_RUN` says
+    so.
     """
     try:
         return _run(rows, suite, docs_folder)
@@ -75,10 +81,11 @@ def run_suite(rows: DataFrame, suite: list[dict[str, Any]], docs_folder: str | N
 def _run(rows: DataFrame, suite: list[dict[str, Any]], docs_folder: str | None) -> list[Finding]:
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
+    from great_expectations.data_context.types.base import ProgressBarsConfig
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_spark(NAME, persist=False)
     whole = source.add_dataframe_asset(NAME).add_batch_definition_whole_dataframe(NAME)
     expectations = context.suites.add(gx.ExpectationSuite(NAME))

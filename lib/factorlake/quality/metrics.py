@@ -19,9 +19,9 @@ COUNTS = ("rows", "accepted", "quarantined", "duplicates", "superseded", "replac
 class BatchMetrics:
     """Counts and shares of one batch.
 
-    ``counts`` has `COUNTS` (replaced: accepted events of earlier batches that this one supersedes; users, items:
-    approximate, of accepted events). ``reasons``: records in quarantine by reason; a record counts for each of its
-    reasons. ``null_shares``: of all but duplicates, by mapped column.
+    ``counts`` has `COUNTS` (replaced: accepted events of earlier batches that this one supersedes; users,
+    items: approximate, of accepted events). ``reasons``: records in quarantine by reason; a record counts for
+    each of its reasons. ``null_shares``: of all but duplicates, by mapped column.
     """
 
     counts: dict[str, int]
@@ -62,7 +62,10 @@ def measure(records: DataFrame, reasons: list[str]) -> BatchMetrics:
         F.unix_micros(F.min(F.when(accepted, F.col("event_time")))).alias("first_event"),
         F.unix_micros(F.max(F.when(accepted, F.col("event_time")))).alias("last_event"),
         *(F.count_if(judged & F.col(name).isNull()).alias(f"null_{name}") for name in MAPPED),
-        *(F.count_if(refused & F.array_contains("reasons", name)).alias(f"reason_{name}") for name in reasons),
+        *(
+            F.count_if(refused & F.array_contains("reasons", name)).alias(f"reason_{name}")
+            for name in reasons
+        ),
     ).first()
     if row is None:
         raise FactorlakeError("an aggregation without groups gave no row")
@@ -83,7 +86,8 @@ def check_accounting(batch: str, n_input: int, counts: dict[str, int]) -> None:
     if total != n_input:
         told = " + ".join(f"{counts[name]} {name}" for name in parts)
         raise FactorlakeError(
-            f"row accounting of batch {batch} does not close: {n_input} rows came in, {told} = {total} went out. "
+            f"row accounting of batch {batch} does not close: {n_input} rows came in, {told} = "
+            f"{total} went out. "
             "Nothing was published from it; compare raw_events with ingest_ledger for this batch"
         )
 

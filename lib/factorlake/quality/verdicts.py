@@ -19,13 +19,13 @@ def with_verdicts(judged: DataFrame, known: DataFrame, earlier: DataFrame, event
     ----------
     judged : the batch's rows of raw_events with the mapped columns and ``reasons``.
     known : ``event_id`` of every event of other batches that is accepted or in quarantine.
-    earlier : accepted events of other batches. Read only with an ``event_key``; then its rows come out too, `KEPT` or
-        `REPLACED`.
+    earlier : accepted events of other batches. Read only with an ``event_key``; then its rows come out too,
+        `KEPT` or `REPLACED`.
     event_key : mapped columns whose equal values (null equals null) mean one event; may be empty.
 
-    Of exact copies the one with the smallest (file, position) stays. Of accepted events with an equal key the one
-    with the latest event_time (null is earliest), then the greatest event_id stays. Neither order depends on arrival.
-    The raw text is kept only where quarantine needs it.
+    Of exact copies the one with the smallest (file, position) stays. Of accepted events with an equal key the
+    one with the latest event_time (null is earliest), then the greatest event_id stays. Neither order depends
+    on arrival. The raw text is kept only where quarantine needs it.
     """
     copies = Window.partitionBy("event_id").orderBy("file", "position")
     verdict = (

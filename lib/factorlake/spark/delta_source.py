@@ -20,7 +20,8 @@ FILE = "__file"
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows a table got up to ``version``: pairs of a version and the data files it added, and the columns."""
+    """The rows a table got up to ``version``: pairs of a version and the data files it added, and the
+    columns."""
 
     path: str
     version: int
@@ -33,7 +34,8 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
 
     Raises
     ------
-    DataRefusedError : a commit since then changed or removed rows, or is no longer kept in the table's history.
+    DataRefusedError : a commit since then changed or removed rows, or is no longer kept in the table's
+        history.
     """
     history = {
         row["version"]: row
@@ -44,7 +46,9 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
     }
     version = max(history, default=since)
     if version is None:
-        raise DataRefusedError(f"{path} has no history to read from: set `input` to a table that keeps its log")
+        raise DataRefusedError(
+            f"{path} has no history to read from: set `input` to a table that keeps its log"
+        )
     columns = _at(spark, path, version).columns
     if since is None:
         return NewRows(path, version, [(version, sorted(_at(spark, path, version).inputFiles()))], columns)
@@ -60,13 +64,15 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
             before = after
     except (AnalysisException, KeyError) as error:
         raise DataRefusedError(
-            f"{path} no longer keeps every version since {since}, so its new rows cannot be told: {_way_out()}"
+            f"{path} no longer keeps every version since {since}, so its new rows cannot be told: "
+            f"{_way_out()}"
         ) from error
     return NewRows(path, version, added, columns)
 
 
 def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
-    """Return the new rows as records; there must be some. A row's file is the table, the version and the data file it stands in."""
+    """Return the new rows as records; there must be some. A row's file is the table, the version and the data
+    file it stands in."""
     # Each version is read as it was, since a later compaction takes its files out of the latest one.
     parts = [_rows_of(spark, rows, version, files) for version, files in rows.added]
     return read_table_records(reduce(DataFrame.unionByName, parts), FILE)
@@ -101,7 +107,8 @@ def _refuse_a_rewrite(path: str, version: int, commit: object, removed: set[str]
 
 def _way_out() -> str:
     return (
-        "copy the table as it is now to a new path and set `input` to that; rows taken before come out as exact "
+        "copy the table as it is now to a new path and set `input` to that; rows taken before come "
+        "out as exact "
         "duplicates in validate"
     )
 

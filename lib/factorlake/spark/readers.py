@@ -75,7 +75,8 @@ class Inspection:
 
 
 def inspect_files(spark: SparkSession, files: list[SourceFile]) -> list[Inspection]:
-    """Read every file once to its end and return, in the order given, its hash, its columns and what is wrong with it.
+    """Read every file once to its end and return, in the order given, its hash, its columns and what is wrong
+    with it.
 
     A file that the file system does not give has neither hash nor columns, only a problem. No files: no rows.
     """
@@ -92,7 +93,9 @@ def inspect_files(spark: SparkSession, files: list[SourceFile]) -> list[Inspecti
     rows.update(found)
     missing = "the file system does not give it (deleted, or no permission)"
     return [
-        Inspection(file, *rows[file.path]) if file.path in rows else Inspection(file, None, False, missing, None)
+        Inspection(file, *rows[file.path])
+        if file.path in rows
+        else Inspection(file, None, False, missing, None)
         for file in files
     ]
 
@@ -100,7 +103,8 @@ def inspect_files(spark: SparkSession, files: list[SourceFile]) -> list[Inspecti
 def read_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
     """Return the records of the files as a frame of `RECORD_SCHEMA`. No files: no rows.
 
-    Raises, when the frame is computed, whatever makes a file unreadable; `inspect_files` finds that beforehand.
+    Raises, when the frame is computed, whatever makes a file unreadable; `inspect_files` finds that
+    beforehand.
     """
     if not files:
         return spark.createDataFrame([], RECORD_SCHEMA)
@@ -110,8 +114,9 @@ def read_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
 def read_table_records(rows: DataFrame, file: str) -> DataFrame:
     """Return the rows of a table as records; the column ``file`` tells the data file each stood in.
 
-    Every other column becomes a field; the text of a record is its JSON. A table's rows have no order of their own:
-    their position is their rank by id within their data file, where exact copies are interchangeable.
+    Every other column becomes a field; the text of a record is its JSON. A table's rows have no order of
+    their own: their position is their rank by id within their data file, where exact copies are
+    interchangeable.
     """
     records = rows.mapInArrow(_table_parser(file), RECORD_SCHEMA)
     rank = F.row_number().over(Window.partitionBy("file").orderBy("event_id"))
@@ -129,20 +134,30 @@ def _try_inspect(spark: SparkSession, files: list[SourceFile]) -> dict[str, tupl
         if not _is_about_a_file(error):
             raise
         return None
-    return {row["path"]: (row["content_hash"], row["is_empty"], row["problem"], row["columns"]) for row in rows}
+    return {
+        row["path"]: (row["content_hash"], row["is_empty"], row["problem"], row["columns"]) for row in rows
+    }
 
 
 def _is_about_a_file(error: Exception) -> bool:
-    signs = ("FAILED_READ_FILE", "AccessControlException", "FileNotFoundException", "Permission denied", "PATH_NOT_FOUND")
+    signs = (
+        "FAILED_READ_FILE",
+        "AccessControlException",
+        "FileNotFoundException",
+        "Permission denied",
+        "PATH_NOT_FOUND",
+    )
     return any(sign in str(error) for sign in signs)
 
 
-def _inspector(forms: dict[str, FileFormat]) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _inspector(
+    forms: dict[str, FileFormat],
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def inspect(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             rows = [
                 _inspect(path.as_py(), content.as_py(), forms)
-                for path, content in zip(batch.column("path"), batch.column("content"))
+                for path, content in zip(batch.column("path"), batch.column("content"), strict=True)
             ]
             yield pa.RecordBatch.from_pylist(rows, schema=_INSPECTION)
 
@@ -166,7 +181,7 @@ def _inspect(path: str, content: bytes, forms: dict[str, FileFormat]) -> dict:
 def _parser(forms: dict[str, FileFormat]) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def parse_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            for path, content in zip(batch.column("path"), batch.column("content")):
+            for path, content in zip(batch.column("path"), batch.column("content"), strict=True):
                 form = forms[path.as_py()]
                 try:
                     records = parse(unpack(content.as_py(), form.packed), form)
@@ -209,7 +224,10 @@ def _arrow(files: list[str], records: list[Record]) -> pa.RecordBatch:
         offsets.append(len(names))
     absent = pa.array([record.fields is None for record in records], pa.bool_())
     fields = pa.MapArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(names, pa.string()), pa.array(values, pa.string()), mask=absent
+        pa.array(offsets, pa.int32()),
+        pa.array(names, pa.string()),
+        pa.array(values, pa.string()),
+        mask=absent,
     )
     return pa.RecordBatch.from_arrays(
         [
@@ -226,7 +244,5 @@ def _arrow(files: list[str], records: list[Record]) -> pa.RecordBatch:
 
 def count_by_file(records: DataFrame) -> dict[str, tuple[int, int]]:
     """Return, of each file with records, how many it has and how many of them are broken."""
-    rows = records.groupBy("file").agg(
-        F.count(F.lit(1)).alias("records"), F.count("defect").alias("broken")
-    )
+    rows = records.groupBy("file").agg(F.count(F.lit(1)).alias("records"), F.count("defect").alias("broken"))
     return {row["file"]: (row["records"], row["broken"]) for row in rows.collect()}

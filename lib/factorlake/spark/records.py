@@ -1,7 +1,9 @@
-"""Bytes of one file to records: text, fields, defect, id. Pure Python and Arrow, so that it is tested without Java.
+"""Bytes of one file to records: text, fields, defect, id. Pure Python and Arrow, so that it is tested without
+Java.
 
-A record that cannot be read is a record all the same: its text is kept, and its defect says what is wrong with it.
-A file that cannot be read to its end raises `UnreadableFileError`; nothing else here raises on any input.
+A record that cannot be read is a record all the same: its text is kept, and its defect says what is wrong
+with it. A file that cannot be read to its end raises `UnreadableFileError`; nothing else here raises on any
+input.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from factorlake.errors import DataRefusedError
+from factorlake.spark.arrow_text import column_as_text
 
 Fields = dict[str, str | None]
 
@@ -31,7 +33,8 @@ NOT_AN_OBJECT = "not_an_object"
 DUPLICATE_KEY = "duplicate_key"
 WRONG_ENCODING = "wrong_encoding"
 
-# A lone quote opens a field that never closes. Looking no further than this for its end keeps the damage to one
+# A lone quote opens a field that never closes. Looking no further than this for its end keeps the damage to
+# one
 # line and the search from becoming quadratic.
 MAX_LINES_OF_RECORD = 256
 PARQUET_ROWS = 20_000
@@ -42,7 +45,8 @@ class UnreadableFileError(DataRefusedError):
 
 
 class Record(NamedTuple):
-    """One record of a file. ``fields`` is None when the text could not be split; ``defect`` is None when it is whole."""
+    """One record of a file. ``fields`` is None when the text could not be split; ``defect`` is None when it
+    is whole."""
 
     position: int
     raw: str
@@ -65,7 +69,8 @@ class FileFormat:
 
 
 def unpack(content: bytes, packed: bool) -> bytes:
-    """Return the file's bytes, gunzipped when ``packed``. UnreadableFileError when they are no whole gzip file."""
+    """Return the file's bytes, gunzipped when ``packed``. UnreadableFileError when they are no whole gzip
+    file."""
     if not packed or not content:
         return content
     try:
@@ -75,14 +80,16 @@ def unpack(content: bytes, packed: bool) -> bytes:
 
 
 def columns_of(content: bytes, form: FileFormat) -> list[str] | None:
-    """Return the columns a file declares: a CSV header, a Parquet schema; None for JSON lines and empty files."""
+    """Return the columns a file declares: a CSV header, a Parquet schema; None for JSON lines and empty
+    files."""
     if form.kind == "json" or not content:
         return None
     if form.kind == "parquet":
         return _distinct(_open_parquet(content).schema_arrow.names)
     if not form.header:
         return list(form.column_names)
-    # The header is nearly always in the first piece; decoding all of a large file for it would double the work.
+    # The header is nearly always in the first piece; decoding all of a large file for it would double the
+    # work.
     for size in (1 << 16, len(content)):
         lines = _lines(_decode(content[:size], form.encoding)[0])
         first = next(_csv_rows(lines, form), None)
@@ -94,8 +101,8 @@ def columns_of(content: bytes, form: FileFormat) -> list[str] | None:
 def parse(content: bytes, form: FileFormat) -> Iterator[Record]:
     """Return the records of a file's unpacked bytes, in order, positions from 0.
 
-    Blank lines and the header are no records. An empty file has none. Of a CSV record with too few or too many
-    fields, a quote that does not close or a broken JSON line the text is kept and the defect named.
+    Blank lines and the header are no records. An empty file has none. Of a CSV record with too few or too
+    many fields, a quote that does not close or a broken JSON line the text is kept and the defect named.
 
     Raises
     ------
@@ -111,14 +118,16 @@ def parse(content: bytes, form: FileFormat) -> Iterator[Record]:
 
 
 def fields_id(fields: Fields) -> str:
-    """Return the 128-bit id, in hex, of a whole record: a hash of its sorted names and values, whatever its format."""
+    """Return the 128-bit id, in hex, of a whole record: a hash of its sorted names and values, whatever its
+    format."""
     return hashlib.blake2b(
         _encode(sorted(fields.items())).encode("utf-8", "replace"), digest_size=16, person=b"fields"
     ).hexdigest()
 
 
 def text_id(raw: str) -> str:
-    """Return the 128-bit id, in hex, of a broken record: a hash of its bytes, never equal to a whole record's."""
+    """Return the 128-bit id, in hex, of a broken record: a hash of its bytes, never equal to a whole
+    record's."""
     return hashlib.blake2b(raw.encode("utf-8", "surrogateescape"), digest_size=16, person=b"raw").hexdigest()
 
 
@@ -129,12 +138,14 @@ class _Object(list):
     """The pairs of a JSON object, told from an array by their type."""
 
 
-# Numbers stay the text they were: 17850.0 and 1e309 must not pass through a float, nor a long integer through int().
+# Numbers stay the text they were: 17850.0 and 1e309 must not pass through a float, nor a long integer through
+# int().
 _decoder = json.JSONDecoder(object_pairs_hook=_Object, parse_float=str, parse_int=str, parse_constant=str)
 
 
 def _decode(content: bytes, encoding: str) -> tuple[str, bool]:
-    """Return the text and whether some bytes did not fit the encoding (they stand in it as lone surrogates)."""
+    """Return the text and whether some bytes did not fit the encoding (they stand in it as lone
+    surrogates)."""
     if content.startswith(b"\xef\xbb\xbf") and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         content = content[3:]
     try:
@@ -175,7 +186,8 @@ class _Row(NamedTuple):
 
 
 def _csv_rows(lines: list[str], form: FileFormat, n_columns: int | None = None) -> Iterator[_Row]:
-    """Split lines into rows; a row spans lines only when its quotes close and it then has the right fields."""
+    """Split lines into rows; a row spans lines only when its quotes close and it then has the right
+    fields."""
     # Python's own limit of 128 KiB a field would call a long field a fault of its quotes.
     csv.field_size_limit(1 << 31)
     blank_is_data = form.delimiter.isspace()
@@ -241,7 +253,7 @@ def _parse_csv(lines: list[str], form: FileFormat, damaged: bool) -> Iterator[Re
         elif len(row.values) != n_columns:
             yield _broken(position, row.raw, WRONG_NUMBER_OF_FIELDS)
         else:
-            fields: Fields = dict(zip(columns, row.values))
+            fields: Fields = dict(zip(columns, row.values, strict=True))
             if damaged and _is_damaged(row.raw):
                 yield _broken(position, row.raw, WRONG_ENCODING, fields)
             else:
@@ -272,7 +284,8 @@ def _json_record(position: int, line: str, damaged: bool) -> Record:
         return _broken(position, line, DUPLICATE_KEY)
     # Beside bytes that did not fit, an escape such as \ud800 makes text that no encoding can write.
     if (damaged or "\\u" in line) and (
-        _is_damaged(line) or any(_is_damaged(name) or _is_damaged(value or "") for name, value in fields.items())
+        _is_damaged(line)
+        or any(_is_damaged(name) or _is_damaged(value or "") for name, value in fields.items())
     ):
         return _broken(position, line, WRONG_ENCODING, fields)
     return Record(position, line, fields, None, fields_id(fields))
@@ -295,7 +308,7 @@ def _nested_as_text(line: str, pairs: list[tuple[str, Any]]) -> list[tuple[str, 
         _, at = scanstring(line, at + 1, True)
         at = WHITESPACE.match(line, WHITESPACE.match(line, at).end() + 1).end()
         start = at
-        _, at = _decoder.scan_once(line, at)
+        _, at = _decoder.raw_decode(line, at)
         result.append((name, line[start:at] if isinstance(value, list) else value))
         at = WHITESPACE.match(line, at).end() + 1
     return result
@@ -330,37 +343,9 @@ def records_of(batch: pa.RecordBatch, positions: Iterable[int]) -> Iterator[Reco
     """Return the rows of an Arrow batch as records: every value as text, the text of the record its JSON."""
     names = _distinct(batch.schema.names)
     columns = [column_as_text(column) for column in batch.columns]
-    for position, values in zip(positions, zip(*columns)):
-        fields: Fields = dict(zip(names, values))
+    for position, *values in zip(positions, *columns, strict=True):
+        fields: Fields = dict(zip(names, values, strict=True))
         yield Record(position, _encode(fields), fields, None, fields_id(fields))
-
-
-def column_as_text(column: pa.Array) -> list[str | None]:
-    """Return a column's values as text: shortest round trip for floats, ISO 8601 for times, JSON for nested values."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.dictionary_decode(), kind.value_type
-    if pa.types.is_floating(kind):
-        return [None if value is None else str(value) for value in _floats(column)]
-    if pa.types.is_timestamp(kind):
-        text = pc.cast(column.cast(pa.timestamp(kind.unit)), pa.string()).to_pylist()
-        return text if kind.tz is None else [None if value is None else f"{value}Z" for value in text]
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
-    if pa.types.is_nested(kind):
-        return [None if value is None else json.dumps(value, default=str) for value in column.to_pylist()]
-    try:
-        return pc.cast(column, pa.string()).to_pylist()
-    except pa.ArrowNotImplementedError:
-        return [None if value is None else str(value) for value in column.to_pylist()]
-
-
-def _floats(column: pa.Array) -> list[Any]:
-    """Return Python floats; single precision stays single, so that 0.1 is told as 0.1."""
-    if pa.types.is_float64(column.type):
-        return column.to_pylist()
-    values = column.to_numpy(zero_copy_only=False)
-    return [value if valid else None for value, valid in zip(values, column.is_valid().to_pylist())]
 
 
 def _first_line(error: BaseException) -> str:

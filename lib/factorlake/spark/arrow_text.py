@@ -1,0 +1,40 @@
+"""Arrow values as text, so that records of every format have fields of one kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def column_as_text(column: pa.Array) -> list[str | None]:
+    """Return a column's values as text: shortest round trip for floats, ISO 8601 for times, JSON for nested
+    values."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if pa.types.is_floating(kind):
+        return [None if value is None else str(value) for value in _floats(column)]
+    if pa.types.is_timestamp(kind):
+        text = pc.cast(column.cast(pa.timestamp(kind.unit)), pa.string()).to_pylist()
+        return text if kind.tz is None else [None if value is None else f"{value}Z" for value in text]
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
+    if pa.types.is_nested(kind):
+        return [None if value is None else json.dumps(value, default=str) for value in column.to_pylist()]
+    try:
+        return pc.cast(column, pa.string()).to_pylist()
+    except pa.ArrowNotImplementedError:
+        return [None if value is None else str(value) for value in column.to_pylist()]
+
+
+def _floats(column: pa.Array) -> list[Any]:
+    """Return Python floats; single precision stays single, so that 0.1 is told as 0.1."""
+    if pa.types.is_float64(column.type):
+        return column.to_pylist()
+    values = column.to_numpy(zero_copy_only=False)
+    return [
+        value if valid else None for value, valid in zip(values, column.is_valid().to_pylist(), strict=True)
+    ]
