@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
 from factorlake.config.loader import build
 from factorlake.pipelines.context import Context
 from factorlake.tables import delta_io
 from factorlake.tables.names import Lake
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 HEADER = "user_id,item_id,value,event_time"
 

@@ -8,6 +8,9 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
 from factorlake.errors import ConfigError, DataRefusedError, FactorlakeError
 from factorlake.pipelines import ingest, validate
 from factorlake.pipelines.batches import BatchStates
@@ -16,9 +19,6 @@ from factorlake.quality.expectations import DID_NOT_RUN, read_suite, run_suite
 from factorlake.quality.metrics import check_accounting, measure
 from factorlake.quality.verdicts import with_verdicts
 from factorlake.tables import delta_io
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
-
 from tests.pipelines.lakes import contents, context_at, events, write_csv
 
 spark_only = pytest.mark.spark

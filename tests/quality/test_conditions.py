@@ -6,10 +6,11 @@ import contextlib
 import re
 
 import pytest
-from factorlake.errors import ConfigError
-from factorlake.quality.conditions import anchored, compile_condition, sql_text
 from hypothesis import given
 from hypothesis import strategies as st
+
+from factorlake.errors import ConfigError
+from factorlake.quality.conditions import anchored, compile_condition, sql_text
 
 
 @pytest.mark.parametrize(

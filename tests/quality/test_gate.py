@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from factorlake.config.settings import GateSettings
 from factorlake.quality.gate import judge_batch
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from factorlake.spark import records
-from factorlake.spark.records import FileFormat, UnreadableFileError, columns_of, parse, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from factorlake.spark import records
+from factorlake.spark.records import FileFormat, UnreadableFileError, columns_of, parse, unpack
 
 CSV, JSON, PARQUET = FileFormat("csv"), FileFormat("json"), FileFormat("parquet")
 HEAD = b"user,item,note\n"
