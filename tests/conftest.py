@@ -23,6 +23,14 @@ def spark() -> Iterator:
     session.stop()
 
 
+@pytest.fixture(scope="session")
+def demo_run(spark, tmp_path_factory: pytest.TempPathFactory):
+    """The pipeline run once on a small demo log. Read it, or work on a copy: other tests read it too."""
+    from tests.pipelines.demo_lake import run_demo
+
+    return run_demo(spark, tmp_path_factory.mktemp("demo"))
+
+
 @pytest.fixture
 def lake_root(tmp_path: Path) -> str:
     return str(tmp_path / "lake")
