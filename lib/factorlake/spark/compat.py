@@ -16,8 +16,10 @@ def submitted_settings() -> dict[str, str]:
     """The settings spark-submit was given; empty outside spark-submit."""
     if not under_spark_submit():
         return {}
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
 
+    # Until the gateway is up a SparkConf knows nothing of what spark-submit was given.
+    SparkContext._ensure_initialized()
     return dict(SparkConf().getAll())
 
 
