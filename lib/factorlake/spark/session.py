@@ -41,9 +41,8 @@ def is_packaged() -> bool:
     return os.path.isdir(package_folder())
 
 
-def session_settings(settings: SparkSettings) -> dict[str, str]:
-    """All Spark settings of a session that we start, before spark-submit's own are laid over them."""
-    master = settings.master or "local[*]"
+def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
+    """All Spark settings of a session on ``master`` that we start, before spark-submit's own are laid over them."""
     chosen = {
         **DELTA,
         **SMALL_TABLES,
@@ -80,12 +79,13 @@ def open_session(settings: SparkSettings, name: str = "factorlake") -> SparkSess
     if active is not None:
         return active
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    # Loopback keeps a local session working on machines whose host name does not resolve.
-    if (settings.master or "local").startswith("local") and not under_spark_submit():
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     given = submitted_settings()
+    master = given.get("spark.master") or settings.master or "local[*]"
+    # Loopback keeps a local session working on machines whose host name does not resolve.
+    if master.startswith("local") and not under_spark_submit():
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.appName(given.get("spark.app.name", name))
-    for key, value in session_settings(settings).items():
+    for key, value in session_settings(settings, master).items():
         if key not in given:
             builder = builder.config(key, value)
     spark = builder.getOrCreate()
