@@ -20,18 +20,21 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
     several tables sees the old set or the new one. Killed in between and run again, the same rows are found
     published already and only what is missing is written.
 
-    Raises ConfigError when the model has no lists, ModelRefusedError when its gate does not let it pass.
+    Raises ConfigError when the model has no lists or was not judged beside the live one, ModelRefusedError when
+    its gate does not let it pass. A model that was refused is judged anew, since limits and the live model may
+    change.
     """
     spark, lake, slot = context.spark, context.lake, context.settings.publish.slot
     row = chosen_model(context, model)
     version = row["model_version"]
     live = registry.publication(spark, lake, slot)
     if live is not None and live["model_version"] == version:
+        if row["state"] != "published":
+            # A run was killed after its publications row, before it could say so in models.
+            registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
         return JobResult(
             NOTHING_TO_DO, f"model {version} is published already", versions=dict(live["versions"]), model_version=version
         )
-    if row["state"] == "refused" and not force:
-        raise ModelRefusedError(f"model {version} was refused by its gate; `factorlake publish --force` publishes it")
     if row["state"] not in ("scored", "published", "refused"):
         raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")
     verdict = _gate(context, row, live, force)
@@ -90,13 +93,19 @@ def _gate(context: Context, row: Row, live: Row | None, force: bool) -> str:
     metrics = dict(row["metrics"] or {})
     lower = metrics.get(f"gain_over:{live['model_version']}:lower")
     if lower is None:
+        by_time = context.settings.evaluate.split == "time"
+        if metrics and by_time and row["objective"] == "implicit":
+            raise ConfigError(
+                f"model {version} was not judged beside the live {live['model_version']}: "
+                f"run `factorlake evaluate --model {version}` first, or publish it unseen by --force"
+            )
         return "not compared with the live model: no held-out events"
     margin = context.settings.evaluate.margin
     if lower >= -margin:
         return f"not worse than {live['model_version']}: lower bound of the gain {lower:+.4f}, margin {margin}"
-    registry.record_model(
-        context.spark, context.lake, {**row.asDict(), "state": "refused"}, context.run_id
-    )
+    if row["state"] != "refused":
+        refused = {**row.asDict(), "state": "refused"}
+        registry.record_model(context.spark, context.lake, refused, context.run_id)
     raise ModelRefusedError(
         f"model {version} is worse than the live {live['model_version']}: the lower confidence bound of its gain is "
         f"{lower:+.4f}, under the margin of -{margin} (evaluate.margin); what is live stays. "

@@ -20,7 +20,7 @@ def run(context: Context, model: str | None = None) -> JobResult:
     spark, lake, settings = context.spark, context.lake, context.settings
     row = chosen_model(context, model)
     version = row["model_version"]
-    if row["state"] in ("scored", "published"):
+    if row["state"] in ("scored", "published", "refused"):
         return JobResult(NOTHING_TO_DO, f"model {version} has its lists already", model_version=version)
     factors = delta_io.read(spark, lake.candidate(version, "factors"))
     with Exchange(spark, lake.exchange(version)) as exchange:
