@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError, DataRefusedError
 from factorlake.pipelines import attributes, ingest, validate
+from factorlake.pipelines.context import Context
 from factorlake.tables import delta_io
 from tests.pipelines.lakes import context_at, write_csv
 
 pytestmark = pytest.mark.spark
 
 
-def table(context, side: str) -> dict[str, dict]:
+def table(context: Context, side: str) -> dict[str, dict]:
     frame = delta_io.read(context.spark, context.lake.shared(f"{side}_attributes"))
     rows = frame.withColumn("us", F.unix_micros("available_from")).collect()
     return {row["id"]: row.asDict() for row in rows}
 
 
-def test_attributes_from_files_are_rewritten_only_when_they_change(spark, lake_root, tmp_path) -> None:
+def test_attributes_from_files_are_rewritten_only_when_they_change(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     file = write_csv(
         tmp_path / "tracks.csv",
         " t1 ,Rain,jazz,2024-01-01,blue",
@@ -30,14 +36,21 @@ def test_attributes_from_files_are_rewritten_only_when_they_change(spark, lake_r
         "broken",
         header="track,title,genre,since,mood",
     )
-    source = {"input": str(file), "columns": {"id": "track", "name": "title", "category": "genre", "available_from": "since"}}
+    source: dict[str, Any] = {
+        "input": str(file),
+        "columns": {"id": "track", "name": "title", "category": "genre", "available_from": "since"},
+    }
     context = context_at(spark, lake_root, "none", attributes={"items": source})
     first = attributes.run(context)
     assert (first.exit_code, first.counts["items"]) == (0, 2)
     assert (first.counts["item_broken"], first.counts["item_without_id"]) == (1, 1)
     found = table(context, "item")
     assert found["t1"]["us"] == round(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1e6)
-    assert (found["t1"]["name"], found["t1"]["category"], found["t1"]["features"]) == ("Rain", "jazz", {"mood": "blue"})
+    assert (found["t1"]["name"], found["t1"]["category"], found["t1"]["features"]) == (
+        "Rain",
+        "jazz",
+        {"mood": "blue"},
+    )
     assert (found["t2"]["name"], found["t2"]["category"], found["t2"]["features"]) == ("Snow", None, {})
 
     assert attributes.run(context).exit_code == 99
@@ -50,7 +63,28 @@ def test_attributes_from_files_are_rewritten_only_when_they_change(spark, lake_r
         attributes.run(context_at(spark, lake_root, "none", attributes={"items": lacking}))
 
 
-def test_most_frequent_value_of_accepted_events_is_taken(spark, lake_root, tmp_path) -> None:
+def test_optional_attributes_beside_the_log_are_taken_where_there_are_any(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    source = {"input": "{input}/tracks.csv", "columns": {"id": "track", "name": "title"}}
+    (tmp_path / "log").mkdir()
+
+    def at(log: Path, **settings: bool) -> Context:
+        return context_at(spark, lake_root, f"{log}/", attributes={"items": {**source, **settings}})
+
+    with pytest.raises(ConfigError, match=r"log/tracks\.csv does not exist"):
+        attributes.run(at(tmp_path / "log"))
+    assert attributes.run(at(tmp_path / "log", optional=True)).exit_code == 99
+    write_csv(tmp_path / "log" / "tracks.csv", "t1,Rain", header="track,title")
+    assert attributes.run(at(tmp_path / "log", optional=True)).exit_code == 0
+    # Another log that has none leaves those of the first as they are.
+    assert attributes.run(at(tmp_path / "other", optional=True)).exit_code == 99
+    assert table(at(tmp_path / "log"), "item")["t1"]["name"] == "Rain"
+
+
+def test_most_frequent_value_of_accepted_events_is_taken(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     rows = [
         "u1,i1,1,2024-01-01T00:00:01Z,Cup,red",
         "u1,i1,1,2024-01-01T00:00:02Z,Cup,blue",
@@ -63,7 +97,7 @@ def test_most_frequent_value_of_accepted_events_is_taken(spark, lake_root, tmp_p
         "u1,i2,1,2024-01-01T00:00:02Z,a,  ",
     ]
     write_csv(tmp_path / "log" / "a.csv", *rows, header="user_id,item_id,value,event_time,label,colour")
-    items = {"source": "events", "columns": {"name": "label"}, "features": ["colour"]}
+    items: dict[str, Any] = {"source": "events", "columns": {"name": "label"}, "features": ["colour"]}
     context = context_at(spark, lake_root, tmp_path / "log", attributes={"items": items})
     ingest.run(context)
     validate.run(context)

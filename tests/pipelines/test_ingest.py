@@ -6,11 +6,16 @@ import gzip
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
 from factorlake.errors import ConfigError, DataRefusedError
 from factorlake.pipelines import ingest
 from factorlake.pipelines import ingest_ledger as ledger
+from factorlake.pipelines.context import Context
+from factorlake.pipelines.ingest import Plan
 from factorlake.pipelines.ingest_ledger import Ledger
 from factorlake.spark.files import list_files
 from factorlake.spark.readers import inspect_files, read_records
@@ -19,22 +24,25 @@ from tests.pipelines.lakes import contents, context_at, events, outcomes, write_
 pytestmark = pytest.mark.spark
 
 
-def plan(context):
+def plan(context: Context) -> Plan:
     """The plan that a run would make of all files of the input now."""
-    files, _ = list_files(context.spark, context.settings.input, context.settings.ingest)
+    files, _ = list_files(context.spark, context.settings.require_input(), context.settings.ingest)
     return ingest.plan_files(
         context, inspect_files(context.spark, files), Ledger.read(context).known_hashes()
     )
 
 
-def test_files_of_all_formats_come_in_once(spark, lake_root, tmp_path) -> None:
+def test_files_of_all_formats_come_in_once(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     source = tmp_path / "log"
     write_csv(source / "a.csv", *events(1, 2), "broken line")
     (source / "deep [x]").mkdir()
     (source / "deep [x]" / "b%20 {1}.jsonl.gz").write_bytes(
-        gzip.compress(b'{"user_id": "u3", "item_id": "i3", "value": 3, "event_time": "2024-01-01T00:00:03Z"}\n')
+        gzip.compress(
+            b'{"user_id": "u3", "item_id": "i3", "value": 3, "event_time": "2024-01-01T00:00:03Z"}\n'
+        )
     )
-    spark.createDataFrame([("u4", "i4", 4.0, "2024-01-01")], "user_id string, item_id string, value double, event_time string").toPandas().to_parquet(source / "c.parquet")
+    columns = {"user_id": ["u4"], "item_id": ["i4"], "value": [4.0], "event_time": ["2024-01-01"]}
+    pq.write_table(pa.table(columns), source / "c.parquet")
     (source / "d.csv").write_bytes(b"")
     (source / "notes.txt").write_text("no log")
     (source / "_SUCCESS").write_text("")
@@ -54,7 +62,9 @@ def test_files_of_all_formats_come_in_once(spark, lake_root, tmp_path) -> None:
     assert contents(context, "raw_events") == before
 
 
-def test_renamed_copy_is_not_read_again_and_a_grown_file_is(spark, lake_root, tmp_path) -> None:
+def test_renamed_copy_is_not_read_again_and_a_grown_file_is(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     source = tmp_path / "log"
     file = write_csv(source / "a.csv", *events(1, 2))
     context = context_at(spark, lake_root, source)
@@ -71,7 +81,9 @@ def test_renamed_copy_is_not_read_again_and_a_grown_file_is(spark, lake_root, tm
 
 
 @pytest.mark.parametrize("killed_after", ["plan", "records"])
-def test_run_killed_between_its_writes_is_finished_by_the_next(spark, lake_root, tmp_path, killed_after) -> None:
+def test_run_killed_between_its_writes_is_finished_by_the_next(
+    spark: SparkSession, lake_root: str, tmp_path: Path, killed_after: str
+) -> None:
     source = tmp_path / "log"
     write_csv(source / "a.csv", *events(1, 2))
     context = context_at(spark, lake_root, source)
@@ -85,12 +97,14 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(spark, lake_root,
     assert result.exit_code == 0
     assert [row[2] for row in contents(context, "raw_events")] == [*events(1, 2), *events(3)]
     # The killed batch keeps its own files: the new one makes a batch of its own, as in a clean run.
-    assert list(Ledger.read(context).batches().items())[0] == (half.batch, 2)
+    assert next(iter(Ledger.read(context).batches().items())) == (half.batch, 2)
     assert len(Ledger.read(context).batches()) == 2
     assert ingest.run(context).exit_code == 99
 
 
-def test_planned_file_that_changed_before_the_next_run_is_read_as_it_is_now(spark, lake_root, tmp_path) -> None:
+def test_planned_file_that_changed_before_the_next_run_is_read_as_it_is_now(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     source = tmp_path / "log"
     write_csv(source / "a.csv", *events(1, 2))
     context = context_at(spark, lake_root, source)
@@ -101,7 +115,7 @@ def test_planned_file_that_changed_before_the_next_run_is_read_as_it_is_now(spar
     assert ingest.run(context).exit_code == 99
 
 
-def test_second_append_of_a_batch_is_skipped(spark, lake_root, tmp_path) -> None:
+def test_second_append_of_a_batch_is_skipped(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1))
     context = context_at(spark, lake_root, tmp_path / "log")
     half = plan(context)
@@ -110,7 +124,9 @@ def test_second_append_of_a_batch_is_skipped(spark, lake_root, tmp_path) -> None
     assert len(contents(context, "raw_events")) == 1
 
 
-def test_missing_column_is_told_with_the_columns_there_are(spark, lake_root, tmp_path) -> None:
+def test_missing_column_is_told_with_the_columns_there_are(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1))
     write_csv(tmp_path / "log" / "b.csv", "1,2", header="user,item_id")
     context = context_at(spark, lake_root, tmp_path / "log")
@@ -121,7 +137,23 @@ def test_missing_column_is_told_with_the_columns_there_are(spark, lake_root, tmp
     assert contents(context, "raw_events") == []
 
 
-def test_input_that_is_not_there_or_empty_is_told_apart(spark, lake_root, tmp_path) -> None:
+def test_column_is_missing_only_where_none_of_its_alternatives_is_there(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    rows = {"a": ("item_id", "u1,i1"), "b": ("movie", "u1,i2")}
+    for name, (item, row) in rows.items():
+        write_csv(tmp_path / "log" / f"{name}.csv", row, header=f"user_id,{item}")
+    columns = {"user_id": "user_id", "item_id": ["item_id", "movie"], "event_time": None}
+    context = context_at(spark, lake_root, tmp_path / "log", events={"columns": columns})
+    assert ingest.run(context).counts["records"] == 2
+    write_csv(tmp_path / "log" / "c.csv", "u1,i3", header="user_id,film")
+    with pytest.raises(DataRefusedError, match=r"c\.csv has no column 'item_id' or 'movie'.*item_id"):
+        ingest.run(context)
+
+
+def test_input_that_is_not_there_or_empty_is_told_apart(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         ingest.run(context_at(spark, lake_root, tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
@@ -129,13 +161,15 @@ def test_input_that_is_not_there_or_empty_is_told_apart(spark, lake_root, tmp_pa
         ingest.run(context_at(spark, lake_root, tmp_path / "empty"))
 
 
-def test_unreadable_file_refuses_the_batch_or_is_left_out_by_setting(spark, lake_root, tmp_path) -> None:
+def test_unreadable_file_refuses_the_batch_or_is_left_out_by_setting(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
     source = tmp_path / "log"
     write_csv(source / "a.csv", *events(1))
     whole = gzip.compress("\n".join(["user_id,item_id,value,event_time", *events(2)]).encode())
     (source / "b.csv.gz").write_bytes(whole[:-6])
     (source / "c.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(DataRefusedError, match="2 of 3 new files cannot be read.*b.csv.gz") as caught:
+    with pytest.raises(DataRefusedError, match=r"2 of 3 new files cannot be read.*b.csv.gz") as caught:
         ingest.run(context_at(spark, lake_root, source))
     assert caught.value.exit_code == 3
 
@@ -150,16 +184,19 @@ def test_unreadable_file_refuses_the_batch_or_is_left_out_by_setting(spark, lake
 class TestDeltaSource:
     SCHEMA = "user_id string, item_id string, value double, event_time timestamp"
 
-    def add(self, spark, path: Path, *numbers: int, mode: str = "append") -> None:
+    def add(self, spark: SparkSession, path: Path, *numbers: int, mode: str = "append") -> None:
         rows = spark.sql(
             " union all ".join(
-                f"select 'u{n}' user_id, 'i{n}' item_id, {n}.5D value, timestamp'2024-01-01 00:00:0{n}' event_time"
+                f"select 'u{n}' user_id, 'i{n}' item_id, {n}.5D value, timestamp'2024-01-01 "
+                f"00:00:0{n}' event_time"
                 for n in numbers
             )
         )
         rows.write.format("delta").mode(mode).save(str(path))
 
-    def test_only_new_commits_are_read_and_compaction_adds_nothing(self, spark, lake_root, tmp_path) -> None:
+    def test_only_new_commits_are_read_and_compaction_adds_nothing(
+        self, spark: SparkSession, lake_root: str, tmp_path: Path
+    ) -> None:
         path = tmp_path / "source"
         self.add(spark, path, 1, 2)
         context = context_at(spark, lake_root, path)
@@ -170,12 +207,11 @@ class TestDeltaSource:
         self.add(spark, path, 4)
         assert ingest.run(context).counts["records"] == 2
         assert sorted(row[2] for row in contents(context, "raw_events")) == [
-            f'{{"user_id":"u{n}","item_id":"i{n}","value":"{n}.5","event_time":"2024-01-01 00:00:0{n}.000000Z"}}'
+            f'{{"user_id":"u{n}","item_id":"i{n}","value":"{n}.5",'
+            f'"event_time":"2024-01-01 00:00:0{n}.000000Z"}}'
             for n in (1, 2, 3, 4)
         ]
         self.add(spark, path, 5, mode="overwrite")
         with pytest.raises(DataRefusedError, match="changed or removed rows"):
             ingest.run(context)
         assert len(contents(context, "raw_events")) == 4
-
-

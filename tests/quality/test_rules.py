@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.config.settings import EventSettings, RowRule, ValidateSettings
@@ -17,7 +18,13 @@ pytestmark = pytest.mark.spark
 GOOD = {"user": "u", "item": "i", "kind": "play", "value": "1", "at": "2024-05-01T10:00:00Z", "note": "n"}
 EVENTS = EventSettings.model_validate(
     {
-        "columns": {"user_id": "user", "item_id": "item", "event_type": "kind", "value": "value", "event_time": "at"},
+        "columns": {
+            "user_id": "user",
+            "item_id": "item",
+            "event_type": "kind",
+            "value": "value",
+            "event_time": "at",
+        },
         "types": ["play", "like"],
         "value_range": (0, 100),
         "latest": "2030-01-01T00:00:00Z",
@@ -26,7 +33,7 @@ EVENTS = EventSettings.model_validate(
 
 
 def rule(name: str, kind: str, **arguments: Any) -> RowRule:
-    return RowRule(name=name, type=kind, **arguments)
+    return RowRule.model_validate({"name": name, "type": kind, **arguments})
 
 
 RULES = ValidateSettings(
@@ -91,42 +98,49 @@ EXAMPLES: list[tuple[dict[str, str | None], list[str]]] = [
     ({"note": "x" * 21}, ["long_note"]),
     ({"user": "odd", "value": "6"}, ["odd"]),
     ({"user": "odd", "value": "five"}, ["odd", "value_not_a_number"]),
-    ({"user": "", "value": "five", "at": "x"}, ["missing_user_id", "odd", "unreadable_time", "value_not_a_number"]),
+    (
+        {"user": "", "value": "five", "at": "x"},
+        ["missing_user_id", "odd", "unreadable_time", "value_not_a_number"],
+    ),
 ]
 
 
-def raw_frame(spark, rows: list[tuple[dict[str, str | None] | None, str | None]]):
+Rows = list[tuple[dict[str, str | None] | None, str | None]]
+
+
+def raw_frame(spark: SparkSession, rows: Rows) -> DataFrame:
     return spark.createDataFrame(
         [(n, fields, defect) for n, (fields, defect) in enumerate(rows)],
         "n int, fields map<string,string>, defect string",
     )
 
 
-def reasons(spark, rows, events=EVENTS, validation=RULES) -> list[list[str]]:
+def reasons(
+    spark: SparkSession, rows: Rows, events: EventSettings = EVENTS, validation: ValidateSettings = RULES
+) -> list[list[str]]:
     judged = judge_rows(raw_frame(spark, rows), events, validation)
     return [row["reasons"] for row in judged.orderBy("n").select("reasons").collect()]
 
 
 @pytest.mark.parametrize("ansi", ["true", "false"])
-def test_each_row_has_exactly_the_reasons_it_deserves(spark, ansi) -> None:
-    before = spark.conf.get("spark.sql.ansi.enabled")
+def test_each_row_has_exactly_the_reasons_it_deserves(spark: SparkSession, ansi: str) -> None:
+    before = spark.conf.get("spark.sql.ansi.enabled") or "true"
     spark.conf.set("spark.sql.ansi.enabled", ansi)
     try:
         found = reasons(spark, [({**GOOD, **change}, None) for change, _ in EXAMPLES])
     finally:
         spark.conf.set("spark.sql.ansi.enabled", before)
-    # An unknown user is neither odd nor not odd: SQL's null is not true, and the sql rule refuses what is not true.
-    assert list(zip([change for change, _ in EXAMPLES], found)) == EXAMPLES
+    # An unknown user is neither odd nor not odd: SQL's null is not true, and the sql rule refuses what is not
+    # true.
+    assert list(zip([change for change, _ in EXAMPLES], found, strict=True)) == EXAMPLES
 
 
-def test_broken_record_without_fields_has_that_reason_alone(spark) -> None:
-    assert reasons(spark, [(None, "broken_json"), (GOOD, "wrong_encoding"), ({}, None)])[:2] == [
-        ["broken_record"],
-        ["broken_record"],
-    ]
+def test_broken_record_without_fields_has_that_reason_alone(spark: SparkSession) -> None:
+    rows: Rows = [(None, "broken_json"), ({**GOOD}, "wrong_encoding")]
+    assert reasons(spark, rows) == [["broken_record"], ["broken_record"]]
 
 
-def test_ids_are_read_as_the_settings_say(spark) -> None:
+def test_ids_are_read_as_the_settings_say(spark: SparkSession) -> None:
     texts = ["17850.0", " 17850 ", "17850.50", "a.0", "-3.00", "007"]
     frame = raw_frame(spark, [({**GOOD, "user": text}, None) for text in texts])
 
@@ -136,6 +150,26 @@ def test_ids_are_read_as_the_settings_say(spark) -> None:
 
     assert ids(integral_float_ids=True) == ["17850", "17850", "17850.50", "a.0", "-3", "007"]
     assert ids(trim_ids=False) == texts
+
+
+def test_of_several_columns_the_first_with_a_value_is_read(spark: SparkSession) -> None:
+    columns = {"user_id": ["user", "account"], "item_id": "item", "value": ["stars", "value"]}
+    events = EventSettings.model_validate({"columns": {**columns, "event_time": ["at", "day"]}})
+    rows: Rows = [
+        ({**GOOD, "account": "a", "stars": "4"}, None),
+        ({**GOOD, "user": " \t", "account": "a", "at": None, "day": "2024-06-01T00:00:00Z"}, None),
+        # A value that is there but wrong is the record's answer: another column does not mend it.
+        ({**GOOD, "stars": "five"}, None),
+        ({**GOOD, "user": None, "value": ""}, None),
+    ]
+    judged = judge_rows(raw_frame(spark, rows), events, ValidateSettings()).orderBy("n")
+    found = judged.select("user_id", "value", F.dayofyear("event_time"), "reasons").collect()
+    assert [tuple(row) for row in found] == [
+        ("u", 4.0, 122, []),
+        ("a", 1.0, 153, []),
+        ("u", None, 122, ["value_not_a_number"]),
+        (None, None, 122, ["missing_user_id", "missing_value"]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +186,12 @@ def test_ids_are_read_as_the_settings_say(spark) -> None:
         (["epoch_s"], None, "99999999999999999999", None),
     ],
 )
-def test_times_are_read_by_format_and_zone(spark, formats, zone, text, moment) -> None:
+def test_times_are_read_by_format_and_zone(
+    spark: SparkSession, formats: list[str], zone: str | None, text: str, moment: datetime | None
+) -> None:
     events = EVENTS.model_copy(update={"time_formats": formats, "zone": zone})
     judged = judge_rows(raw_frame(spark, [({**GOOD, "at": text}, None)]), events, ValidateSettings())
-    micros = judged.select(F.unix_micros("event_time")).first()[0]
+    ((micros,),) = judged.select(F.unix_micros("event_time")).collect()
     assert micros == (None if moment is None else round(moment.timestamp() * 1_000_000))
 
 
@@ -177,13 +213,15 @@ def test_times_are_read_by_format_and_zone(spark, formats, zone, text, moment) -
         ([], {"event_key": ["user"]}, "event_key"),
     ],
 )
-def test_settings_that_cannot_work_are_told_before_data_is_read(spark, rules, events, named) -> None:
+def test_settings_that_cannot_work_are_told_before_data_is_read(
+    spark: SparkSession, rules: list[RowRule], events: dict[str, Any], named: str
+) -> None:
     with pytest.raises(ConfigError, match=r".") as caught:
         check_rules(spark, EVENTS.model_copy(update=events), ValidateSettings(rules=rules))
     assert named in str(caught.value)
 
 
-def test_settings_that_work_pass(spark) -> None:
+def test_settings_that_work_pass(spark: SparkSession) -> None:
     check_rules(spark, EVENTS, RULES)
     assert reason_names(RULES) == sorted(reason_names(RULES))
 

@@ -29,6 +29,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+ColumnNames = Annotated[list[str], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -62,17 +63,17 @@ class IngestSettings(Section):
 
 
 class EventColumns(Section):
-    """Which raw column holds which part of an event."""
+    """Which raw column holds which part of an event. Of several columns, the first one that a record has a value for."""
 
-    user_id: str = "user_id"
+    user_id: str | ColumnNames = "user_id"
     """Column of the user's id."""
-    item_id: str = "item_id"
+    item_id: str | ColumnNames = "item_id"
     """Column of the item's id."""
-    event_type: str | None = None
+    event_type: str | ColumnNames | None = None
     """Column of the event's type; none: every event has `default_type`."""
-    value: str | None = None
+    value: str | ColumnNames | None = None
     """Column of the value (a rating, a count, a quantity); none: 1."""
-    event_time: str | None = "event_time"
+    event_time: str | ColumnNames | None = "event_time"
     """Column of the time; none: events carry no time (then no split by time and no holdout)."""
 
 
@@ -191,7 +192,9 @@ class AttributeSource(Section):
     source: Literal["files", "events"] = "files"
     """files: a folder or file of its own; events: the columns of the log's accepted rows, the most frequent value of each."""
     input: str | None = None
-    """files: where they are."""
+    """files: where they are; `{input}` in it stands for the setting `input`, the log's own folder."""
+    optional: bool = False
+    """files: a log may come without them: where nothing lies at `input`, the side's attributes stay as they are."""
     columns: dict[str, str] = {}
     """id, name, category, segment, available_from, available_to → raw column. Columns not named here become features."""
     features: list[str] = []
@@ -340,12 +343,16 @@ class SparkSettings(Section):
 
 
 class DemoSettings(Section):
-    """The embedded log: a music service with planted tastes. Only conf/base/demo.yaml sets it."""
+    """The embedded log: a music service with planted tastes. Only the demo's own conf files set it."""
 
     listeners: int = Field(default=1000, ge=10)
+    """Users of the service."""
     tracks: int = Field(default=500, ge=10)
+    """Items of the service."""
     days: int = Field(default=5, ge=2)
+    """Days of the log."""
     seed: int = 20
+    """Seed of the log: the same settings give the same bytes."""
 
 
 class Settings(Section):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from factorlake.errors import DataRefusedError
 from factorlake.kernels.top_k import top_k
-from factorlake.types import FloatVector
+from factorlake.types import FloatVector, RatingBlock
 
 from .als import train
 from .blocks import blocks_from_arrays, number_of_blocks, order_ids
@@ -64,26 +64,30 @@ class FittedAls:
             )
 
 
-def fit_als(
-    user_ids: Sequence[str],
-    item_ids: Sequence[str],
-    values: FloatVector | None,
-    parameters: AlsParameters,
-    threads: int = 1,
-) -> FittedAls:
-    """Train on (user, item, value) triples in any order; the result is the same bit for bit for every order.
+@dataclass(frozen=True)
+class PackedRatings:
+    """Ratings as training reads them: rows in the order of `order_ids`, cut into blocks both ways."""
+
+    user_ids: list[str]
+    item_ids: list[str]
+    user_blocks: list[RatingBlock]
+    item_blocks: list[RatingBlock]
+
+
+def pack_ratings(
+    user_ids: Sequence[str], item_ids: Sequence[str], values: FloatVector | None, parameters: AlsParameters
+) -> PackedRatings:
+    """Return the blocks of (user, item, value) triples in any order; every order gives the same blocks.
 
     Parameters
     ----------
     user_ids, item_ids : n ids each; a pair may occur once.
     values : (n,) ratings, or None when every rating is 1. For the implicit objective a rating of 0 says
         nothing and is left out.
-    threads : blocks solved at the same time; changes no number.
 
     Raises
     ------
     DataRefusedError : no ratings, a rating that is not finite, or a pair that occurs twice.
-    NumericalError : training went out of bounds.
     """
     users, items = np.asarray(user_ids, dtype=object), np.asarray(item_ids, dtype=object)
     if values is not None:
@@ -113,13 +117,37 @@ def fit_als(
     n_blocks = number_of_blocks(len(u))
     user_blocks = blocks_from_arrays(u, i, values, user_hashes, n_blocks)
     item_blocks = blocks_from_arrays(i, u, values, item_hashes, n_blocks)
+    return PackedRatings(distinct_users, distinct_items, user_blocks, item_blocks)
+
+
+def fit_als(
+    user_ids: Sequence[str],
+    item_ids: Sequence[str],
+    values: FloatVector | None,
+    parameters: AlsParameters,
+    threads: int = 1,
+) -> FittedAls:
+    """Train on (user, item, value) triples in any order; the result is the same bit for bit for every order.
+
+    Parameters
+    ----------
+    user_ids, item_ids, values : as `pack_ratings` takes them.
+    threads : blocks solved at the same time; changes no number.
+
+    Raises
+    ------
+    DataRefusedError : ratings that cannot be packed.
+    NumericalError : training went out of bounds.
+    """
+    packed = pack_ratings(user_ids, item_ids, values, parameters)
+    user_blocks, item_blocks = packed.user_blocks, packed.item_blocks
     with LocalHalfStep(user_blocks, item_blocks, threads) as half_step:
         model = train(describe(user_blocks, item_blocks, parameters), parameters, half_step)
-    seen_ptr = np.zeros(len(distinct_users) + 1, np.int64)
+    seen_ptr = np.zeros(len(packed.user_ids) + 1, np.int64)
     np.cumsum(np.concatenate([np.diff(block.row_ptr) for block in user_blocks]), out=seen_ptr[1:])
     return FittedAls(
-        user_ids=distinct_users,
-        item_ids=distinct_items,
+        user_ids=packed.user_ids,
+        item_ids=packed.item_ids,
         model=model,
         seen_ptr=seen_ptr,
         seen_items=np.concatenate([block.neighbours for block in user_blocks]),

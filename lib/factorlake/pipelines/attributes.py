@@ -1,4 +1,5 @@
-"""Attributes: names and properties of users and items. Reads files, or raw_events and interactions; writes user_attributes and item_attributes.
+"""Attributes: names and properties of users and items. Reads files, or raw_events and interactions; writes
+user_attributes and item_attributes.
 
 Each table is rewritten as a whole, and only when its content changed.
 """
@@ -34,16 +35,24 @@ def run(context: Context) -> JobResult:
     Raises
     ------
     ConfigError : the input of a side does not exist, or its `columns` do not fit its source.
-    DataRefusedError : a file cannot be read or lacks a column, or, for the source `events`, nothing is accepted yet.
+    DataRefusedError : a file cannot be read or lacks a column, or, for the source `events`, nothing is
+        accepted yet.
     """
     result = JobResult(NOTHING_TO_DO, "attributes are as they were")
     check_times(context.spark, context.settings.events)
-    for side, source in (("user", context.settings.attributes.users), ("item", context.settings.attributes.items)):
+    for side, source in (
+        ("user", context.settings.attributes.users),
+        ("item", context.settings.attributes.items),
+    ):
         if source is None:
             continue
         context.progress(f"attributes of {side}s from {source.source}")
         read = _from_events if source.source == "events" else _from_files
-        attributes = keep(read(context, side, source, result))
+        found = read(context, side, source, result)
+        if found is None:
+            context.progress(f"there are no files with attributes of {side}s")
+            continue
+        attributes = keep(found)
         try:
             _write(context, side, attributes, result)
         finally:
@@ -68,7 +77,8 @@ def _write(context: Context, side: str, attributes: DataFrame, result: JobResult
 
 
 def _content_hash(frame: DataFrame) -> tuple[int, int]:
-    """Return the number of rows and a hash of what they hold, whatever their order; of an empty frame (0, 0)."""
+    """Return the number of rows and a hash of what they hold, whatever their order; of an empty frame (0,
+    0)."""
     entries = F.array_sort(F.map_entries("features"))
     columns = [F.col(name) for name in CONTENT if name != "features"]
     # Null and absent must differ in the hash, which skips nulls: each column brings whether it is null.
@@ -78,21 +88,28 @@ def _content_hash(frame: DataFrame) -> tuple[int, int]:
     return (int(row["n"]), int(row["hash"])) if row is not None else (0, 0)
 
 
-def _from_files(context: Context, side: str, source: AttributeSource, result: JobResult) -> DataFrame:
-    """Read a side's files. Of several rows of one id the one with the smallest content hash stays: no order of
-    arrival has a say."""
+def _from_files(context: Context, side: str, source: AttributeSource, result: JobResult) -> DataFrame | None:
+    """Read a side's files; None where there are none and the source is optional.
+
+    Of several rows of one id the one with the smallest content hash stays: no order of arrival has a say.
+    """
     setting = f"attributes.{side}s"
+    path = source.input or ""
+    if "{input}" in path:
+        path = path.replace("{input}", context.settings.require_input().rstrip("/"))
     id_column = source.columns.get("id", "id")
     # The log's own format, delimiter and pattern need not be those of these files: their endings tell.
     ingest = context.settings.ingest.model_copy(
         update={"format": "auto", "pattern": "*", "header": True, "delimiter": ","}
     )
-    files, _ = list_files(context.spark, source.input or "", ingest)
+    files, _ = list_files(context.spark, path, ingest, optional=source.optional)
+    if not files and source.optional:
+        return None
     if not files:
-        raise DataRefusedError(f"{source.input} holds no file to read: check `{setting}.input`")
-    required = {id_column: f"{setting}.columns.id"}
-    required |= {column: f"{setting}.columns.{name}" for name, column in source.columns.items()}
-    required |= {column: f"{setting}.features" for column in source.features}
+        raise DataRefusedError(f"{path} holds no file to read: check `{setting}.input`")
+    required: dict[tuple[str, ...], str] = {(id_column,): f"{setting}.columns.id"}
+    required |= {(column,): f"{setting}.columns.{name}" for name, column in source.columns.items()}
+    required |= {(column,): f"{setting}.features" for column in source.features}
     for look in inspect_files(context.spark, files):
         if look.problem is not None:
             raise DataRefusedError(f"{look.file.path} cannot be read: {look.problem}. Mend or remove it")
@@ -120,7 +137,8 @@ def _attributes(context: Context, source: AttributeSource) -> list[Column]:
     texts = [_optional(source, name, "string").alias(name) for name in TEXTS]
     formats = list(dict.fromkeys([*events.time_formats, "iso"]))
     times = [
-        read_time(_optional(source, name, "string"), formats, events.zone or "UTC").alias(name) for name in TIMES
+        read_time(_optional(source, name, "string"), formats, events.zone or "UTC").alias(name)
+        for name in TIMES
     ]
     return [*texts, *times]
 
@@ -147,14 +165,17 @@ def _from_events(context: Context, side: str, source: AttributeSource, result: J
     unknown = [name for name in source.columns if name not in TEXTS]
     if unknown:
         raise ConfigError(
-            f"`attributes.{side}s.columns` has {unknown[0]!r}, which cannot come from events; {', '.join(TEXTS)} can "
+            f"`attributes.{side}s.columns` has {unknown[0]!r}, which cannot come from events; "
+            f"{', '.join(TEXTS)} can "
             "(the id is the event's own)"
         )
     columns = [*source.columns.values(), *source.features]
     if not columns:
         raise ConfigError(f"`attributes.{side}s` takes nothing from events: name `columns` or `features`")
     spark, lake = context.spark, context.lake
-    accepted = delta_io.read(spark, lake.shared("interactions")).select("event_id", F.col(f"{side}_id").alias("id"))
+    accepted = delta_io.read(spark, lake.shared("interactions")).select(
+        "event_id", F.col(f"{side}_id").alias("id")
+    )
     values = [stripped(raw_text(column)) for column in columns]
     # Exact copies share their event_id and their fields: any one of them will do.
     raw = (
@@ -174,12 +195,17 @@ def _from_events(context: Context, side: str, source: AttributeSource, result: J
         F.min(F.struct((-F.col("count")).alias("rank"), "value"))["value"].alias("value")
     )
     wide = best.groupBy("id").agg(
-        *(F.max(F.when(F.col("key") == at, F.col("value"))).alias(f"value_{at}") for at in range(len(columns)))
+        *(
+            F.max(F.when(F.col("key") == at, F.col("value"))).alias(f"value_{at}")
+            for at in range(len(columns))
+        )
     )
     texts = {name: F.col(f"value_{at}") for at, name in enumerate(source.columns)}
     features = F.map_from_arrays(
         F.array(*(F.lit(name) for name in source.features)).cast("array<string>"),
-        F.array(*(F.col(f"value_{at}") for at in range(len(source.columns), len(columns)))).cast("array<string>"),
+        F.array(*(F.col(f"value_{at}") for at in range(len(source.columns), len(columns)))).cast(
+            "array<string>"
+        ),
     )
     return wide.select(
         "id",

@@ -1,8 +1,10 @@
-"""Ingest: new files, or new commits of a Delta table, to raw_events. Reads the input and ingest_ledger; writes both tables.
+"""Ingest: new files, or new commits of a Delta table, to raw_events. Reads the input and ingest_ledger;
+writes both tables.
 
-Exactly once: the ledger first names the files of a batch (`planned`), then the batch's records are appended in one
-commit that Delta takes only once, then the ledger closes the batch (`ingested`). A run killed in between leaves a
-planned batch; the next run closes it when its records are there and reads its files again when they are not.
+Exactly once: the ledger first names the files of a batch (`planned`), then the batch's records are appended
+in one commit that Delta takes only once, then the ledger closes the batch (`ingested`). A run killed in
+between leaves a planned batch; the next run closes it when its records are there and reads its files again
+when they are not.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ def run(context: Context) -> JobResult:
     Raises
     ------
     ConfigError : no input is set, or there is none at its path.
-    DataRefusedError : an empty folder before anything was ingested, a missing column, an unreadable file (with
-        `ingest.on_unreadable: refuse`), a Delta source whose rows were rewritten. Nothing of the batch is taken.
+    DataRefusedError : an empty folder before anything was ingested, a missing column, an unreadable file
+        (with `ingest.on_unreadable: refuse`), a Delta source whose rows were rewritten. Nothing of the batch
+        is taken.
     """
     path = context.settings.require_input()
     result = JobResult(counts={"files": 0, "records": 0, "broken": 0, "duplicate_files": 0})
@@ -66,7 +69,8 @@ def run(context: Context) -> JobResult:
     else:
         _ingest_files(context, path, book, result)
     if not result.details["batches"]:
-        result.exit_code, result.reason = NOTHING_TO_DO, "no new records" if result.counts["files"] else "no new files"
+        result.exit_code = NOTHING_TO_DO
+        result.reason = "no new records" if result.counts["files"] else "no new files"
     return result
 
 
@@ -115,7 +119,8 @@ def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str
 
     Raises
     ------
-    DataRefusedError : a mapped column is missing, or a file cannot be read and `ingest.on_unreadable` is refuse.
+    DataRefusedError : a mapped column is missing, or a file cannot be read and `ingest.on_unreadable` is
+        refuse.
     """
     refuse = context.settings.ingest.on_unreadable == "refuse"
     required = mapped_columns(context.settings.events.columns)
@@ -177,7 +182,8 @@ def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) 
 
 
 def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
-    """Append a batch's records to raw_events in one commit, which is skipped when an earlier run had made it."""
+    """Append a batch's records to raw_events in one commit, which is skipped when an earlier run had made
+    it."""
     frame = records.select(
         F.lit(batch).alias("batch"),
         *records.columns,
@@ -200,7 +206,7 @@ def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
 def close_batch(
     context: Context, batch: str, planned: list[dict[str, Any]], version: int, result: JobResult
 ) -> None:
-    """Record every file of a written batch as ingested, with the records that raw_events holds of it at ``version``."""
+    """Record every file of a written batch as ingested, with its records in raw_events at ``version``."""
     path = context.lake.shared("raw_events")
     counts = count_by_file(delta_io.read(context.spark, path).filter(F.col("batch") == batch))
     # A row of a Delta source names the data file it came from; the ledger names the table.
@@ -245,21 +251,25 @@ def _close_written_batches(context: Context, book: Ledger, result: JobResult) ->
     return Ledger.read(context)
 
 
-def mapped_columns(columns: EventColumns) -> dict[str, str]:
-    """Return the raw columns that the settings name, each with the setting that names it."""
+def mapped_columns(columns: EventColumns) -> dict[tuple[str, ...], str]:
+    """Return the raw columns that the settings name, alternatives together, each with the setting that names
+    them."""
     return {
-        column: f"events.columns.{name}" for name, column in columns.model_dump().items() if column is not None
+        (named,) if isinstance(named, str) else tuple(named): f"events.columns.{name}"
+        for name, named in columns.model_dump().items()
+        if named is not None
     }
 
 
-def check_columns(file: str, columns: Iterable[str] | None, required: dict[str, str]) -> None:
-    """Raise DataRefusedError when a file declares its columns and one that the settings name is not among them."""
+def check_columns(file: str, columns: Iterable[str] | None, required: dict[tuple[str, ...], str]) -> None:
+    """Raise DataRefusedError when a file declares its columns and none of the alternatives that a setting
+    names is among them."""
     if columns is None:
         return
     present = list(columns)
-    for column, setting in required.items():
-        if column not in present:
+    for alternatives, setting in required.items():
+        if not any(column in present for column in alternatives):
             raise DataRefusedError(
-                f"{file} has no column {column!r}; it has {', '.join(present)}. Nothing was taken: set `{setting}` "
-                "to one of these, or mend the file"
+                f"{file} has no column {' or '.join(map(repr, alternatives))}; it has {', '.join(present)}. "
+                f"Nothing was taken: set `{setting}` to one of these, or mend the file"
             )

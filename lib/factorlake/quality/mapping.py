@@ -29,6 +29,14 @@ def raw_text(name: str) -> Column:
     return F.try_element_at("fields", F.lit(name))
 
 
+def mapped_text(names: str | list[str]) -> Column:
+    """Return the raw field that settings map: of several names, the first whose field holds more than white
+    space."""
+    if isinstance(names, str):
+        return raw_text(names)
+    return F.coalesce(*(F.when(stripped(text).isNotNull(), text) for text in map(raw_text, names)))
+
+
 def stripped(text: Column) -> Column:
     """Return ``text`` without white space around it, null where nothing else is in it."""
     bare = F.btrim(text, F.lit(WHITE_SPACE))
@@ -36,7 +44,7 @@ def stripped(text: Column) -> Column:
 
 
 def read_id(text: Column, events: EventSettings) -> Column:
-    """Return an id, null where there is none. An id of white space only is none, whether ids are trimmed or not."""
+    """Return an id, null where there is none. White space alone is none, whether ids are trimmed or not."""
     bare = stripped(text)
     found = bare if events.trim_ids else F.when(bare.isNotNull(), text)
     if events.integral_float_ids:
@@ -45,7 +53,8 @@ def read_id(text: Column, events: EventSettings) -> Column:
 
 
 def read_number(text: Column) -> Column:
-    """Return a number that may be infinite or NaN; null where the text is none. Spark's cast alone takes 5d for 5."""
+    """Return a number that may be infinite or NaN; null where the text is none. Spark's cast alone takes 5d
+    for 5."""
     bare = stripped(text)
     # Spark knows no sign before nan.
     words = F.regexp_replace(F.lower(bare), r"\A[+-](?=nan)", "")
@@ -55,7 +64,8 @@ def read_number(text: Column) -> Column:
 
 
 def read_time(text: Column, formats: list[str], zone: str | None) -> Column:
-    """Return the instant that the first fitting format reads, null where none fits. See `check_times` for zones."""
+    """Return the instant that the first fitting format reads, null where none fits. See `check_times` for
+    zones."""
     bare = stripped(text)
     return F.coalesce(*(_by_format(bare, form, zone) for form in formats))
 
@@ -69,17 +79,17 @@ def lacks_zone(text: Column, formats: list[str], zone: str | None) -> Column:
 
 
 def map_events(raw: DataFrame, events: EventSettings) -> DataFrame:
-    """Return ``raw`` (rows of raw_events) with user_id, item_id, event_type, value and event_time; null is unread."""
+    """Return rows of raw_events with user_id, item_id, event_type, value and event_time; null is unread."""
     columns = events.columns
     return raw.withColumns(
         {
-            "user_id": read_id(raw_text(columns.user_id), events),
-            "item_id": read_id(raw_text(columns.item_id), events),
-            "event_type": stripped(raw_text(columns.event_type))
+            "user_id": read_id(mapped_text(columns.user_id), events),
+            "item_id": read_id(mapped_text(columns.item_id), events),
+            "event_type": stripped(mapped_text(columns.event_type))
             if columns.event_type
             else F.lit(events.default_type),
-            "value": read_number(raw_text(columns.value)) if columns.value else F.lit(1.0),
-            "event_time": read_time(raw_text(columns.event_time), events.time_formats, events.zone)
+            "value": read_number(mapped_text(columns.value)) if columns.value else F.lit(1.0),
+            "event_time": read_time(mapped_text(columns.event_time), events.time_formats, events.zone)
             if columns.event_time
             else F.lit(None).cast("timestamp"),
         }

@@ -17,6 +17,7 @@ from factorlake.quality.mapping import (
     check_times,
     lacks_zone,
     map_events,
+    mapped_text,
     raw_text,
     read_number,
     stripped,
@@ -51,8 +52,9 @@ def rules_hash(events: EventSettings, validation: ValidateSettings) -> str:
 def check_rules(spark: SparkSession, events: EventSettings, validation: ValidateSettings) -> None:
     """Raise ConfigError for a rule that cannot work, before any data is read.
 
-    That is: two rules of one name, a name that a built-in reason or figure has, a pattern that is no regular expression, a
-    bound or choice of the wrong type, a condition outside the language, a time format without a zone.
+    That is: two rules of one name, a name that a built-in reason or figure has, a pattern that is no regular
+    expression, a bound or choice of the wrong type, a condition outside the language, a time format without a
+    zone.
     """
     check_times(spark, events)
     names = [rule.name for rule in validation.rules]
@@ -82,13 +84,15 @@ def check_rules(spark: SparkSession, events: EventSettings, validation: Validate
 def judge_rows(raw: DataFrame, events: EventSettings, validation: ValidateSettings) -> DataFrame:
     """Return ``raw`` with the mapped columns and ``reasons``: the names of all rules a record breaks, sorted.
 
-    A record without reasons is acceptable. Absent and null are the same. Every rule is judged on every record that
-    could be split into fields, so that mending one fault shows no second one.
+    A record without reasons is acceptable. Absent and null are the same. Every rule is judged on every record
+    that could be split into fields, so that mending one fault shows no second one.
     """
     conditions = {**_built_in(events), **{rule.name: _breaks(rule) for rule in validation.rules}}
     whole = F.col("fields").isNotNull()
     reasons = [
-        F.when(F.coalesce(condition if name == "broken_record" else whole & condition, F.lit(False)), F.lit(name))
+        F.when(
+            F.coalesce(condition if name == "broken_record" else whole & condition, F.lit(False)), F.lit(name)
+        )
         for name, condition in sorted(conditions.items())
     ]
     return map_events(raw, events).withColumn("reasons", F.array_compact(F.array(*reasons)))
@@ -112,7 +116,7 @@ def _built_in(events: EventSettings) -> dict[str, Column]:
         known = F.col("event_type").isin(events.types) if events.types else F.lit(True)
         conditions["unknown_event_type"] = F.col("event_type").isNull() | ~known
     if columns.value:
-        given = stripped(raw_text(columns.value)).isNotNull()
+        given = stripped(mapped_text(columns.value)).isNotNull()
         finite = value.isNotNull() & ~F.isnan(value) & (F.abs(value) != float("inf"))
         conditions["missing_value"] = ~given
         conditions["value_not_a_number"] = given & value.isNull()
@@ -121,7 +125,7 @@ def _built_in(events: EventSettings) -> dict[str, Column]:
         if low is not None or high is not None:
             conditions["value_out_of_range"] = finite & ~_within(value, low, high)
     if columns.event_time:
-        text = raw_text(columns.event_time)
+        text = mapped_text(columns.event_time)
         zoneless = time.isNull() & lacks_zone(text, events.time_formats, events.zone)
         conditions["missing_time"] = stripped(text).isNull()
         conditions["time_without_zone"] = zoneless

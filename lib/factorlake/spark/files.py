@@ -38,25 +38,31 @@ class SourceFile:
     form: FileFormat
 
 
-def list_files(spark: SparkSession, path: str, ingest: IngestSettings) -> tuple[list[SourceFile], int]:
-    """Return the files of ``path`` (a file, or a folder with all below it) by path, and how many were left aside.
+def list_files(
+    spark: SparkSession, path: str, ingest: IngestSettings, *, optional: bool = False
+) -> tuple[list[SourceFile], int]:
+    """Return the files of ``path`` (a file, or a folder with all below it) by path, and how many were left
+    aside.
 
-    Left aside is what `pattern` matches but whose ending names no format. Files whose name starts with _ or . are
-    no data by Spark's custom and are not seen at all.
+    Left aside is what `pattern` matches but whose ending names no format. Files whose name starts with _ or .
+    are no data by Spark's custom and are not seen at all.
 
     Raises
     ------
-    ConfigError : ``path`` does not exist, or the settings of the format contradict each other.
-    DataRefusedError : a file is larger than `ingest.max_file_bytes`, or a single file has an unknown ending.
+    ConfigError : ``path`` does not exist (``optional``: no files), or the settings of the format contradict
+    each other. DataRefusedError : a file is larger than `ingest.max_file_bytes`, or a single file has an
+    unknown ending.
     """
     _check(ingest)
-    rows = _listed(spark, path)
+    rows = _listed(spark, path, optional)
     root = _common_form(path)
     found, left_aside = [], 0
     for file, size, modified_us in rows:
         inside = _common_form(file).removeprefix(root).lstrip("/")
         # The path itself is a file: a pattern for the files of a folder does not speak of it.
-        if inside and not (fnmatchcase(inside, ingest.pattern) or fnmatchcase(inside.rsplit("/", 1)[-1], ingest.pattern)):
+        if inside and not (
+            fnmatchcase(inside, ingest.pattern) or fnmatchcase(inside.rsplit("/", 1)[-1], ingest.pattern)
+        ):
             continue
         form = format_of(file, ingest)
         if form is None and not inside:
@@ -116,7 +122,7 @@ def _check(ingest: IngestSettings) -> None:
         raise ConfigError(f"`ingest.encoding` is {ingest.encoding!r}, which Python does not know") from None
 
 
-def _listed(spark: SparkSession, path: str) -> list[tuple[str, int, int | None]]:
+def _listed(spark: SparkSession, path: str, optional: bool) -> list[tuple[str, int, int | None]]:
     """Return (path, size, time of change) of every file, by path."""
     try:
         frame = (
@@ -128,6 +134,8 @@ def _listed(spark: SparkSession, path: str) -> list[tuple[str, int, int | None]]
             rows.setdefault(_path_of(uri), (0, None))
     except AnalysisException as error:
         if "PATH_NOT_FOUND" in str(error.getCondition()):
+            if optional:
+                return []
             raise ConfigError(
                 f"input {path} does not exist: set `input` to a file, a folder or a Delta table"
             ) from None
