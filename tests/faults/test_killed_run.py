@@ -1,0 +1,169 @@
+"""Killed anywhere and run again: the same contents as a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from factorlake.tables import delta_io
+from factorlake.tables.delta_io import Commit
+from tests.pipelines.demo_lake import DEMO, DemoRun, demo_settings, overrides, run_verb
+from tests.reference.contents import lake_contents
+
+pytestmark = [pytest.mark.spark, pytest.mark.faults]
+
+FACTORLAKE = Path(sys.executable).with_name("factorlake")
+SESSION = ("spark.master=local[2]", "spark.driver_memory=1g", "spark.shuffle_partitions=2")
+# What stands on stderr, or which file lies in the lake, when the run is killed.
+MOMENTS = [
+    pytest.param("validate   start", id="after-ingest"),
+    pytest.param(
+        Path("main/item_factors/_delta_log/00000000000000000001.json"), id="between-published-tables"
+    ),
+    *(
+        pytest.param(text, id=text.replace(" ", "-"), marks=pytest.mark.soak)
+        for text in (
+            "ingest     reading",
+            "validate   validating",
+            "validate   running",
+            "attributes attributes of items",
+            "train      packing",
+            "train      solving",
+            "evaluate   judging",
+            "recommend  start",
+            "recommend  scoring",
+            "publish    start",
+            "publish    publishing",
+        )
+    ),
+]
+
+
+def kill_run_at(moment: str | Path, root: Path, log: Path, scratch: Path) -> None:
+    """Start `factorlake run` and kill all its processes, JVM and workers too, when the moment comes."""
+    sets = [part for value in overrides(root, log, *SESSION) for part in ("--set", value)]
+    command = [str(FACTORLAKE), "run", "--config", str(DEMO), *sets]
+    told = scratch / "stderr"
+    with told.open("wb") as stderr, (scratch / "stdout").open("wb") as stdout:
+        run = subprocess.Popen(command, cwd=scratch, stdout=stdout, stderr=stderr, start_new_session=True)
+    try:
+        while not has_come(moment, root, told):
+            assert run.poll() is None, f"the run ended before {moment}: {told.read_text()[-2000:]}"
+            time.sleep(0.01)
+    finally:
+        kill_session(run.pid)
+        run.wait()
+    assert run.returncode == -signal.SIGKILL
+
+
+def has_come(moment: str | Path, root: Path, told: Path) -> bool:
+    return (
+        (root / moment).exists() if isinstance(moment, Path) else moment in told.read_text(errors="replace")
+    )
+
+
+def kill_session(leader: int) -> None:
+    """Kill every process of a session; Spark's workers leave the process group, but not the session."""
+    while members := [pid for pid in all_processes() if session_of(pid) == leader]:
+        for pid in members:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def all_processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def session_of(pid: int) -> int | None:
+    """Return the session of a living process; None for one that is gone or waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[3])
+
+
+def folders_of(root: Path) -> set[str]:
+    return {
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir() and "_" not in path.name[:1]
+    }
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_started_again_leaves_what_an_undisturbed_run_leaves(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path, moment: str | Path
+) -> None:
+    root = tmp_path / "lake"
+    kill_run_at(moment, root, demo_run.log, tmp_path)
+    line = run_verb(spark, "run", demo_settings(root, demo_run.log))
+    assert line["exit_code"] == 0, line["reason"]
+    assert lake_contents(root) == lake_contents(demo_run.root)
+    assert folders_of(root) == folders_of(demo_run.root)
+
+
+class Killed(BaseException):
+    """No error: nothing in the package may catch it."""
+
+
+def die_after(n_commits: int, write: Callable[..., Commit]) -> Callable[..., Commit]:
+    """Return a ``delta_io._write`` that does its work and ends the run right after the given commit."""
+    done = 0
+
+    def writes(*arguments: Any) -> Commit:
+        nonlocal done
+        commit = write(*arguments)
+        done += 1
+        if done == n_commits:
+            raise Killed
+        return commit
+
+    return writes
+
+
+def run_until(
+    spark: SparkSession, n_commits: int, root: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> int | None:
+    """Run until that many commits are made; return the exit code of a run that ended before, else None."""
+    with monkeypatch.context() as patch:
+        patch.setattr(delta_io, "_write", die_after(n_commits, delta_io._write))
+        try:
+            return int(run_verb(spark, "run", demo_settings(root, log))["exit_code"])
+        except Killed:
+            return None
+
+
+@pytest.mark.soak
+def test_a_run_that_ends_after_any_one_of_its_commits_is_finished_by_the_next(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = lake_contents(demo_run.root)
+    for n_commits in range(1, 100):
+        root = tmp_path / f"lake{n_commits}"
+        if run_until(spark, n_commits, root, demo_run.log, monkeypatch) is not None:
+            break
+        # 99: the run had ended but for its last word.
+        assert run_verb(spark, "run", demo_settings(root, demo_run.log))["exit_code"] in (0, 99)
+        assert lake_contents(root) == expected, f"after commit {n_commits}"
+    assert n_commits > 15, "a run makes more commits than that"
+
+
+def test_a_run_that_dies_a_commit_later_each_time_ends_as_one_that_never_died(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "lake"
+    for n_commits in range(1, 100):
+        if run_until(spark, n_commits, root, demo_run.log, monkeypatch) is not None:
+            break
+    assert n_commits > 4, "a run makes more commits than that"
+    assert lake_contents(root) == lake_contents(demo_run.root)
