@@ -70,6 +70,7 @@ def _job(
     if print_config:
         print(json.dumps(masked_settings(settings.model_dump(by_alias=True, mode="json")), indent=2))
         return DONE
+    _check_input(verb, settings)
     if dry_run:
         print(json.dumps(_plan_of(verb, settings)))
         return DONE
@@ -97,16 +98,20 @@ def _job(
     return int(line["exit_code"])
 
 
+def _check_input(verb: str, settings: Settings) -> None:
+    """Refuse a log that is not there before Spark takes its seconds to start."""
+    if verb in ("ingest", "run") and not settings.demo:
+        given = settings.require_input()
+        if "://" not in given and not any(mark in given for mark in "*?[{") and not Path(given).exists():
+            raise ConfigError(f"input {given} does not exist; set `input` to the folder or file of the log")
+
+
 def _plan_of(verb: str, settings: Settings) -> dict[str, Any]:
     from factorlake.pipelines.jobs import JOBS
     from factorlake.tables.names import Lake
 
     job = JOBS[verb]
     lake = Lake.at(settings.root, settings.recommender)
-    if verb in ("ingest", "run") and not settings.demo:
-        given = settings.require_input()
-        if "://" not in given and not Path(given).exists():
-            raise ConfigError(f"input {given} does not exist; set `input` to the folder or file of the log")
     return {
         "job": verb,
         "dry_run": True,

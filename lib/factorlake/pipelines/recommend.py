@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from factorlake.errors import NOTHING_TO_DO
@@ -24,7 +25,8 @@ def run(context: Context, model: str | None = None) -> JobResult:
         return JobResult(NOTHING_TO_DO, f"model {version} has its lists already", model_version=version)
     factors = delta_io.read(spark, lake.candidate(version, "factors"))
     with Exchange(spark, lake.exchange(version)) as exchange:
-        items = load_items(factors.where(F.col("side") == "item"), exchange, row["mean"])
+        model_items = factors.where(F.col("side") == "item")
+        items = load_items(model_items, exchange, row["mean"], _unavailable(context, row))
         users = factors.where(F.col("side") == "user").select(F.col("id").alias("user_id"), "factor", "bias")
         numbered = items.frame.withColumnRenamed("id", "item_id")
         seen = seen_pairs(context, row["interactions_version"]).join(numbered, on="item_id").select("user_id", "position")
@@ -46,3 +48,12 @@ def run(context: Context, model: str | None = None) -> JobResult:
     )
     registry.record_model(spark, lake, {**row.asDict(), "state": "scored"}, context.run_id)
     return JobResult(counts=figures, versions={"lists": commit.version}, model_version=version)
+
+
+def _unavailable(context: Context, row: Row) -> DataFrame:
+    """Return the ids of items whose attributes rule them out at the model's as_of."""
+    attributes = delta_io.read_or_empty(
+        context.spark, context.lake.shared("item_attributes"), SCHEMAS["item_attributes"]
+    )
+    as_of = F.lit(row["as_of"])
+    return attributes.where((F.col("available_from") > as_of) | (F.col("available_to") < as_of)).select("id")

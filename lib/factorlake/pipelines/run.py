@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError
+from factorlake.errors import DONE, NOTHING_TO_DO, ConfigError, FactorlakeError
 from factorlake.pipelines import attributes, evaluate, ingest, publish, recommend, train, validate
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.demo import prepare_demo_log
@@ -32,6 +32,8 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
     published stays. 99 when no stage had anything to do.
     """
     names = list(STAGES)
+    if names.index(first) > names.index(last):
+        raise ConfigError(f"--from {first} comes after --to {last}; the stages are {', '.join(names)}")
     chosen = names[names.index(first) : names.index(last) + 1]
     combined = JobResult(NOTHING_TO_DO, "nothing to do: no new events, and the model of these settings is live")
     stages: list[Stage] = []

@@ -40,6 +40,8 @@ class ItemSide:
     """(n_items,) int64: rank of each item's id by bytes; equal scores are ordered by it."""
     counts: Handle
     """(n_items,) float32: pairs behind each item, the fall-back for users the model knows nothing of."""
+    allowed: Handle
+    """(n_items,) bool: items that may be listed."""
     mean: float
     """μ of the explicit objective, 0 for implicit."""
 
@@ -50,6 +52,7 @@ def ship_items(
     biases: NDArray[np.float32],
     tie_rank: NDArray[np.int64],
     counts: NDArray[np.float32],
+    allowed: NDArray[np.bool_],
     mean: float,
 ) -> ItemSide:
     """Ship the item side once for any number of scoring jobs."""
@@ -58,6 +61,7 @@ def ship_items(
         exchange.ship(np.ascontiguousarray(biases, np.float32)),
         exchange.ship(np.ascontiguousarray(tie_rank, np.int64)),
         exchange.ship(np.ascontiguousarray(counts, np.float32)),
+        exchange.ship(np.ascontiguousarray(allowed, np.bool_)),
         mean,
     )
 
@@ -114,11 +118,18 @@ def _score_block(users: pa.Table, seen: pa.Table, items: ItemSide, k: int) -> pa
                 items.tie_rank.load(),
                 user_bias=biases[rows] + np.float32(items.mean),
                 item_bias=items.biases.load(),
+                allowed=items.allowed.load(),
             )
         else:
             counts = items.counts.load().reshape(-1, 1)
             best, scores = top_k(
-                np.ones((len(rows), 1), np.float32), counts, k, row_ptr, row_items, items.tie_rank.load()
+                np.ones((len(rows), 1), np.float32),
+                counts,
+                k,
+                row_ptr,
+                row_items,
+                items.tie_rank.load(),
+                allowed=items.allowed.load(),
             )
         parts.append(_list_table(ids, rows, best, scores, source))
     return pa.concat_tables(parts)
