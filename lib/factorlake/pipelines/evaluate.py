@@ -81,7 +81,7 @@ def run(context: Context, model: str | None = None) -> JobResult:
         )
     events = selected_events(context, row["interactions_version"])
     known_events, held_events = split_events(events, split, row["cutoff"], settings.evaluate.test_share, settings.seed)
-    known, held = training_pairs(context, known_events), training_pairs(context, held_events)
+    known, held = keep(training_pairs(context, known_events)), training_pairs(context, held_events)
     explicit = settings.train.objective == "explicit"
     with ExitStack() as open_until_done:
         exchange = open_until_done.enter_context(Exchange(spark, lake.exchange(f"{version}-evaluation")))
@@ -99,11 +99,12 @@ def run(context: Context, model: str | None = None) -> JobResult:
             figures = _ranking_figures(context, judged, rivals, task)
         release(task.known)
         release(task.truth)
+        release(known)
     metrics = {metric: interval.value for (name, metric), interval in figures.items() if name == "model"}
     if ("difference", _headline(settings.evaluate.k)) in figures:
         gain = figures["difference", _headline(settings.evaluate.k)]
         metrics |= {f"{GAIN}:{rival}:mean": gain.value, f"{GAIN}:{rival}:lower": gain.lower}
-    evaluation = _write(context, figures, version, split)
+    evaluation = _write(context, figures, version, split, rival)
     # Lists and a publication that came before stay what they are: judging again does not undo them.
     state = "evaluated" if row["state"] == "trained" else row["state"]
     registry.record_model(spark, lake, {**row.asDict(), "state": state, "metrics": metrics}, context.run_id)
@@ -166,7 +167,8 @@ def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange)
     model = fitted.model
     biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
     frame = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
-    return Judged(load_items(frame, exchange, model.mean), model.item_gram, fitted.parameters, fitted.items.n_ids)
+    items = load_items(frame, exchange, model.mean)
+    return Judged(items, model.item_gram, fitted.parameters, fitted.items.n_ids)
 
 
 def _fold(judged: Judged, task: Task) -> DataFrame:
@@ -250,7 +252,9 @@ def _rating_figures(context: Context, judged: Judged, task: Task) -> dict[tuple[
     }
 
 
-def _write(context: Context, figures: dict[tuple[str, str], Interval], version: str, split: str) -> int:
+def _write(
+    context: Context, figures: dict[tuple[str, str], Interval], version: str, split: str, rival: str | None
+) -> int:
     moment = registry.now()
     rows = [
         {
@@ -266,7 +270,11 @@ def _write(context: Context, figures: dict[tuple[str, str], Interval], version: 
         for (name, metric), interval in figures.items()
     ]
     path = context.lake.own("evaluation")
-    return delta_io.append_rows(context.spark, rows, path, SCHEMAS["evaluation"], run_id=context.run_id).version
+    # A run killed before its models row judges again; the name says what was judged, so it stands once.
+    app_id = f"evaluate:{version}:{split}@{context.settings.evaluate.k}:{rival}"
+    return delta_io.append_rows(
+        context.spark, rows, path, SCHEMAS["evaluation"], run_id=context.run_id, app_id=app_id
+    ).version
 
 
 def _finite(value: float) -> float | None:
