@@ -144,8 +144,8 @@ def predict(fitted: FittedAls, ratings: pd.DataFrame) -> NDArray[np.float64]:
     """Return the predicted rating of each pair; an unknown user or item adds nothing to the mean."""
     model = fitted.model
     # Position −1, an unknown id, finds the row of zeros at the end.
-    u = pd.Index(fitted.user_ids).get_indexer(ratings["user"])
-    i = pd.Index(fitted.item_ids).get_indexer(ratings["item"])
+    u = pd.Index(fitted.user_ids).get_indexer(pd.Index(ratings["user"]))
+    i = pd.Index(fitted.item_ids).get_indexer(pd.Index(ratings["item"]))
     x, y = (np.vstack([rows, np.zeros_like(rows[:1])]) for rows in (model.user_factors, model.item_factors))
     predicted = model.mean + np.einsum("na,na->n", x[u], y[i], dtype=np.float64)
     for biases, places in ((model.user_biases, u), (model.item_biases, i)):
@@ -159,13 +159,9 @@ def rmse(fitted: FittedAls, ratings: pd.DataFrame) -> float:
     return float(np.sqrt(np.mean((predict(fitted, ratings) - ratings["rating"].to_numpy(np.float64)) ** 2)))
 
 
-def explicit_rmse(
-    ratings: pd.DataFrame, parameters: AlsParameters, folds: Iterable[int] = FOLDS
-) -> list[float]:
+def explicit_rmse(ratings: pd.DataFrame, parameters: AlsParameters, folds: Iterable[int] = FOLDS) -> list[float]:
     """Return the RMSE on each fold of a model trained on the other four; all pairs of the fold count."""
-    return [
-        rmse(fit(ratings[ratings["fold"] != n], parameters), ratings[ratings["fold"] == n]) for n in folds
-    ]
+    return [rmse(fit(ratings[ratings["fold"] != n], parameters), ratings[ratings["fold"] == n]) for n in folds]
 
 
 def explicit_parity(
@@ -192,9 +188,7 @@ def objective_parity(spark: SparkSession, ratings: pd.DataFrame, parameters: Als
     goes through in float64, so that a rise would be the method's and no rounding; ``from_spark_float32`` has
     the same in float32.
     """
-    packed = pack_ratings(
-        ratings["user"].tolist(), ratings["item"].tolist(), ratings["rating"].to_numpy(), parameters
-    )
+    packed = pack_ratings(ratings["user"].tolist(), ratings["item"].tolist(), ratings["rating"].to_numpy(), parameters)
     theirs = fit_spark(spark, ratings, parameters, packed)
 
     def objective(user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]) -> float:
@@ -225,7 +219,10 @@ def last_film_split(ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (known, held out): each user's last film is held out."""
     user_ids, _ = order_ids(ratings["user"].tolist())
     item_ids, _ = order_ids(ratings["item"].tolist())
-    u, i = pd.Index(user_ids).get_indexer(ratings["user"]), pd.Index(item_ids).get_indexer(ratings["item"])
+    u, i = (
+        pd.Index(user_ids).get_indexer(pd.Index(ratings["user"])),
+        pd.Index(item_ids).get_indexer(pd.Index(ratings["item"])),
+    )
     held = leave_last_out(u, i, ratings["ts"].to_numpy())
     return ratings[~held], ratings[held]
 
@@ -234,7 +231,7 @@ def ndcg(fitted: FittedAls, held: pd.DataFrame) -> float:
     """Return the mean NDCG@10 of the users' lists of films they have not rated, judged by one held-out film
     each."""
     lists, _ = fitted.recommend(K)
-    film = dict(zip(held["user"], pd.Index(fitted.item_ids).get_indexer(held["item"]), strict=True))
+    film = dict(zip(held["user"], pd.Index(fitted.item_ids).get_indexer(pd.Index(held["item"])), strict=True))
     judged = np.array([place for place, user in enumerate(fitted.user_ids) if user in film])
     truth = np.array([film[fitted.user_ids[place]] for place in judged])
     # A film that no one else rated has no position: it is a miss, as is any number that no list holds.
@@ -268,16 +265,12 @@ def ratio_of_means(ranking: pd.DataFrame) -> tuple[float, float]:
 
 def main() -> None:
     """Parse the arguments, run the three comparisons, print the result line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     settings = load_settings([CONF])
     parser.add_argument("--input", default=settings.require_input(), help="folder of ml-100k")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="2g")
-    parser.add_argument(
-        "--seeds", type=int, default=20, help="seeds that the ranking comparison is averaged over"
-    )
+    parser.add_argument("--seeds", type=int, default=20, help="seeds that the ranking comparison is averaged over")
     parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
     given = parser.parse_args()
     ratings = read_ratings(Path(given.input))

@@ -53,7 +53,9 @@ def ours(context: Context, pairs: DataFrame) -> dict[str, Any]:
     total = time.perf_counter() - began
     fitted.release()
     release(kept)
-    epochs = [sum(r.seconds for r in rows if r.epoch == e and r.state != "final") for e in range(1, fitted.model.epochs + 1)]
+    epochs = [
+        sum(r.seconds for r in rows if r.epoch == e and r.state != "final") for e in range(1, fitted.model.epochs + 1)
+    ]
     return {
         "plan": fitted.plan,
         "seconds_per_epoch": float(np.median(epochs)),
@@ -69,7 +71,9 @@ def pyspark_ml(pairs: DataFrame, rank: int, alpha: float, regularization: float,
     from pyspark.ml.recommendation import ALS
 
     numbered = pairs.select(
-        F.col("user_id").cast("int").alias("user"), F.col("item_id").cast("int").alias("item"), F.lit(1.0).alias("rating")
+        F.col("user_id").cast("int").alias("user"),
+        F.col("item_id").cast("int").alias("item"),
+        F.lit(1.0).alias("rating"),
     ).cache()
     numbered.count()
     seconds = {}
@@ -146,9 +150,7 @@ def main() -> None:
         figures["driver_python_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ratios = {}
         if "pyspark_ml" in given.peers.split(","):
-            figures["pyspark_ml"] = pyspark_ml(
-                pairs, given.rank, given.alpha, given.regularization, given.peer_epochs
-            )
+            figures["pyspark_ml"] = pyspark_ml(pairs, given.rank, given.alpha, given.regularization, given.peer_epochs)
             ratios["pyspark_ml_over_factorlake_seconds_per_epoch"] = (
                 figures["pyspark_ml"]["seconds_per_epoch"] / figures["factorlake"]["seconds_per_epoch"]
             )

@@ -115,9 +115,7 @@ def tables_page() -> str:
     placed = {table for *_, tables in GROUPS for table in tables}
     for table in SCHEMAS:
         if table not in placed:
-            raise ConfigError(
-                f"table {table!r} is in no group: add it to the names in factorlake.tables.names"
-            )
+            raise ConfigError(f"table {table!r} is in no group: add it to the names in factorlake.tables.names")
     parts = [TABLES_HEAD]
     for title, path, purpose, tables in GROUPS:
         parts.append(f"## {title}\n\n{purpose}\n")
@@ -126,9 +124,7 @@ def tables_page() -> str:
 
 
 def _table(schema: TableSchema, path: str) -> str:
-    writers = [
-        job.verb for job in JOBS.values() if job.verb != "run" and schema.name in (*job.shared, *job.own)
-    ]
+    writers = [job.verb for job in JOBS.values() if job.verb != "run" and schema.name in (*job.shared, *job.own)]
     written = f" Written by {' and '.join(f'`{verb}`' for verb in writers)}." if writers else ""
     if schema.name == "runs":
         written = " Written by every job."
@@ -172,9 +168,7 @@ def _sections(section: dict[str, Any], known: dict[str, Any], paths: tuple[str, 
     title = f"## {' and '.join(f'`{path}`' for path in paths)}" if paths else "## At the top"
     parts = [f"{title}\n\n{_paragraph(section['description'])}"]
     if rows:
-        parts.append(
-            "\n".join(["", "| setting | kind | default | meaning |", "| --- | --- | --- | --- |", *rows])
-        )
+        parts.append("\n".join(["", "| setting | kind | default | meaning |", "| --- | --- | --- | --- |", *rows]))
     parts.append("")
     for refers, where in inner.items():
         below = known[refers]
@@ -204,9 +198,7 @@ def _kind(field: dict[str, Any], known: dict[str, Any]) -> str:
         return f"`{field['const']}`"
     if field.get("type") == "array":
         if "prefixItems" in field:
-            return f"list of {len(field['prefixItems'])}: " + ", ".join(
-                _kind(i, known) for i in field["prefixItems"]
-            )
+            return f"list of {len(field['prefixItems'])}: " + ", ".join(_kind(i, known) for i in field["prefixItems"])
         return f"list of {_kind(field['items'], known)}s"
     if field.get("type") == "object":
         return f"mapping of names to {_kind(field['additionalProperties'], known)}s"

@@ -32,9 +32,7 @@ from factorlake.spark.session import open_session
 
 spark = open_session(settings.spark)
 with open_progress() as progress:
-    result = execute(
-        "run", settings, conf_dir=conf_folder([config]), open_session=lambda: spark, progress=progress
-    )
+    result = execute("run", settings, conf_dir=conf_folder([config]), open_session=lambda: spark, progress=progress)
 if result["exit_code"] not in (DONE, NOTHING_TO_DO):
     raise RuntimeError(result["reason"])
 
@@ -46,11 +44,7 @@ from pyspark.sql import functions as F
 from factorlake.tables.names import Lake
 
 lake = Lake.at(settings.root, settings.recommender)
-trace = (
-    spark.read.format("delta")
-    .load(lake.own("training_trace"))
-    .orderBy("model_version", "epoch", F.desc("side"))
-)
+trace = spark.read.format("delta").load(lake.own("training_trace")).orderBy("model_version", "epoch", F.desc("side"))
 display(trace)
 
 # COMMAND ----------

@@ -6,12 +6,18 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from tests.pipelines.demo_lake import DemoRun
+
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator:
+def spark() -> Iterator[SparkSession]:
     from factorlake.config.settings import SparkSettings
     from factorlake.spark.session import open_session
 
@@ -24,7 +30,7 @@ def spark() -> Iterator:
 
 
 @pytest.fixture(scope="session")
-def demo_run(spark, tmp_path_factory: pytest.TempPathFactory):
+def demo_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     """The pipeline run once on a small demo log. Read it, or work on a copy: other tests read it too."""
     from tests.pipelines.demo_lake import run_demo
 

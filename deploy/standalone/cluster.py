@@ -31,9 +31,7 @@ STOP_SECONDS = 20.0
 MASTER_UP = re.compile(r"Starting Spark master at (spark://\S+)")
 WORKER_UP = re.compile(r"Successfully registered with master")
 # Ends the process when this one closes the pipe or dies, however it dies: the system closes the pipe then.
-SUPERVISE = (
-    'exec 3<&0; "$@" 3<&- </dev/null & child=$!; { cat <&3 >/dev/null; kill "$child"; } & wait "$child"'
-)
+SUPERVISE = 'exec 3<&0; "$@" 3<&- </dev/null & child=$!; { cat <&3 >/dev/null; kill "$child"; } & wait "$child"'
 
 
 class ClusterError(Exception):
@@ -179,9 +177,7 @@ def start(folder: Path, workers: int) -> str:
     folder.mkdir(parents=True)
     command = [sys.executable, __file__, "--folder", str(folder), "hold", "--workers", str(workers)]
     with (folder / "holder.log").open("wb") as log:
-        holder = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        holder = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     (folder / "pid").write_text(str(holder.pid), encoding="utf-8")
     while holder.poll() is None:
         if (folder / "address").exists():

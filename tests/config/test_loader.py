@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from factorlake.config.loader import conf_folder, load_settings
 from factorlake.errors import ConfigError
 
@@ -70,7 +71,7 @@ def test_hostile_yaml_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_conf_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_settings([tmp_path / "nowhere.yaml"], [], {})
 
 

@@ -41,6 +41,4 @@ def test_make_help_lists_every_command() -> None:
     assert phony is not None
     # java and jars are steps of setup, help is what is looked at.
     commands = set(phony.group(1).split()) - {"help", "java", "jars"}
-    assert {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")} == commands | {
-        "help"
-    }
+    assert {line.split()[1] for line in shown.splitlines() if line.startswith("  make ")} == commands | {"help"}

@@ -49,9 +49,7 @@ def test_job_file_is_under_forty_lines(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_job_file_runs_from_a_bare_checkout_in_any_working_directory(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-S", "-c", BARE, sysconfig.get_path("purelib"), str(path)]
-    done = subprocess.run(
-        [*command, "--print-config"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--print-config"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["recommender"] == "main"
 

@@ -89,8 +89,7 @@ def faults(words: list[str]) -> list[str]:
     wrong += [
         f"there is no {word}"
         for word in words
-        if re.fullmatch(r"(?:conf/base|deploy|benchmarks|docs|tests)/[\w./-]*\w", word)
-        and not (ROOT / word).exists()
+        if re.fullmatch(r"(?:conf/base|deploy|benchmarks|docs|tests)/[\w./-]*\w", word) and not (ROOT / word).exists()
     ]
     wrong += [
         f"there is no module {word}"

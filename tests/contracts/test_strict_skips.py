@@ -11,9 +11,7 @@ from tests.contracts.strict_skips import allowed_reasons
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = "import pytest\n\n@pytest.mark.skip(reason={reason!r})\ndef test_it() -> None:\n    pass\n"
-SKIPPED_FILE = (
-    "import pytest\n\npytest.importorskip('no_such_module_anywhere')\n\ndef test_it() -> None:\n    pass\n"
-)
+SKIPPED_FILE = "import pytest\n\npytest.importorskip('no_such_module_anywhere')\n\ndef test_it() -> None:\n    pass\n"
 
 
 def run_pytest(folder: Path, source: str, strict: str) -> subprocess.CompletedProcess[str]:

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
+
+from deploy.standalone.cluster import StandaloneCluster
 from factorlake.config.loader import load_settings
 from factorlake.pipelines.jobs import execute
 from factorlake.tables import delta_io
 from factorlake.tables.names import PUBLISHED_TABLES, Lake
-from pyspark.sql import SparkSession
-
-from deploy.standalone.cluster import StandaloneCluster
 
 pytestmark = [pytest.mark.spark, pytest.mark.cluster]
 
@@ -43,9 +43,7 @@ def published(spark: SparkSession, root: str) -> dict[str, list[tuple]]:
 def test_two_executors_publish_the_same_bits_as_one_machine(spark: SparkSession, tmp_path: Path) -> None:
     conf = CHECKOUT / "conf" / "base" / "demo.yaml"
     here = load_settings([conf], overrides(tmp_path / "here"))
-    line = execute(
-        "run", here, conf_dir=str(CHECKOUT / "conf"), open_session=lambda: spark, progress=lambda _: None
-    )
+    line = execute("run", here, conf_dir=str(CHECKOUT / "conf"), open_session=lambda: spark, progress=lambda _: None)
     assert line["exit_code"] == 0, line["reason"]
 
     arguments = [part for value in overrides(tmp_path / "there") for part in ("--set", value)]
@@ -56,9 +54,7 @@ def test_two_executors_publish_the_same_bits_as_one_machine(spark: SparkSession,
         "spark.sql.shuffle.partitions": "5",
     }
     with StandaloneCluster(tmp_path / "cluster") as cluster:
-        done = cluster.submit(
-            CHECKOUT / "jobs" / "run_pipeline.py", "--config", str(conf), *arguments, conf=both
-        )
+        done = cluster.submit(CHECKOUT / "jobs" / "run_pipeline.py", "--config", str(conf), *arguments, conf=both)
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert told["model_version"] == line["model_version"]

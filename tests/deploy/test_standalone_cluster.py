@@ -57,9 +57,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def test_tasks_run_on_two_executors_with_a_scratch_folder_each(
-    running: StandaloneCluster, tmp_path: Path
-) -> None:
+def test_tasks_run_on_two_executors_with_a_scratch_folder_each(running: StandaloneCluster, tmp_path: Path) -> None:
     script = tmp_path / "where.py"
     script.write_text(WHERE_TASKS_RUN, encoding="utf-8")
     # The script waits for nobody: without this, all tasks may run on the executor that came up first.
@@ -107,9 +105,7 @@ def test_cluster_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     assert processes_of(folder) == []
 
 
-def test_a_master_that_cannot_start_is_told_with_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_master_that_cannot_start_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(ClusterError, match=r"master ended with .*master\.log"), StandaloneCluster(tmp_path):
         pass

@@ -67,9 +67,7 @@ def test_a_known_item_moves_the_prediction_by_its_damped_bias() -> None:
     ("ratings", "damping", "error"),
     [([], 1.0, ConfigError), ([np.nan], 1.0, NumericalError), ([3.0], 0.0, ConfigError)],
 )
-def test_ratings_that_give_no_biases_are_refused(
-    ratings: list[float], damping: float, error: type[Exception]
-) -> None:
+def test_ratings_that_give_no_biases_are_refused(ratings: list[float], damping: float, error: type[Exception]) -> None:
     positions = np.zeros(len(ratings), dtype=np.int64)
     with pytest.raises(error):
         BiasBaseline.fit(positions, positions, np.array(ratings), 1, 1, user_damping=damping)

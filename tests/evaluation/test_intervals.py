@@ -68,9 +68,7 @@ def test_ratio_interval_covers_the_true_ratio_with_uneven_users() -> None:
 def test_ratio_interval_of_equal_denominators_is_the_mean_interval() -> None:
     values = np.random.default_rng(6).random(30)
     ratio, mean = ratio_interval(3 * values, np.full(30, 3)), mean_interval(values)
-    assert (ratio.value, ratio.lower, ratio.upper) == pytest.approx(
-        (mean.value, mean.lower, mean.upper), rel=ROUNDING
-    )
+    assert (ratio.value, ratio.lower, ratio.upper) == pytest.approx((mean.value, mean.lower, mean.upper), rel=ROUNDING)
 
 
 def test_one_user_says_nothing_of_the_spread() -> None:

@@ -149,9 +149,7 @@ def test_noisier_knowledge_of_the_taste_recovers_less(judged: tuple[np.ndarray, 
     ptr, items = compressed(seen)
     rng = np.random.default_rng(8)
     shares = [
-        recovered_share(
-            scores, best_lists(scores + s * rng.standard_normal(scores.shape), seen, 10), ptr, items
-        )
+        recovered_share(scores, best_lists(scores + s * rng.standard_normal(scores.shape), seen, 10), ptr, items)
         for s in (0.5, 2.0, 8.0)
     ]
     assert 1 > shares[0] > shares[1] > shares[2]

@@ -64,9 +64,7 @@ def test_the_hash_in_this_file_gives_the_published_test_vectors() -> None:
 
 @given(LONGS, LONGS, LONGS, st.floats(0, 1))
 @settings(deadline=None)
-def test_hash_split_holds_out_what_sparks_hash_of_the_pair_says(
-    user: int, item: int, seed: int, share: float
-) -> None:
+def test_hash_split_holds_out_what_sparks_hash_of_the_pair_says(user: int, item: int, seed: int, share: float) -> None:
     held = hash_split(np.array([user]), np.array([item]), share, seed)
     assert held[0] == ((spark_xxhash64(seed, user, item) >> 11) < share * 2**53)
 
@@ -123,9 +121,7 @@ def test_leave_last_out_worked_by_hand() -> None:
     assert leave_last_out(users, items, times).tolist() == held.tolist()
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)), max_size=30), st.randoms()
-)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)), max_size=30), st.randoms())
 @settings(deadline=None)
 def test_leave_last_out_takes_one_item_of_each_user_with_two_whatever_the_order(
     events: list[tuple[int, int, int]], random: object

@@ -21,9 +21,7 @@ HEADER = "listener,track,action,plays,at,agent"
 
 def rows(*plays: object, listener: str = "guest") -> str:
     """CSV text with one event for each value of plays."""
-    lines = [
-        f"{listener}{n},trk{n},play,{value},2025-03-05T12:00:{n:02d}Z,web" for n, value in enumerate(plays)
-    ]
+    lines = [f"{listener}{n},trk{n},play,{value},2025-03-05T12:00:{n:02d}Z,web" for n, value in enumerate(plays)]
     return "\n".join([HEADER, *lines]) + "\n"
 
 
@@ -102,9 +100,7 @@ def test_a_rating_of_five_in_letters_and_a_nan_go_to_quarantine_and_the_rest_in(
     counts = line["counts"]
     assert [counts[f"validate.{name}"] for name in ("rows", "accepted", "quarantined")] == [14, 12, 2]
     refused = [
-        row
-        for row in read_table(Path(settings.root) / "quarantine").to_pylist()
-        if row["raw"].startswith("guest")
+        row for row in read_table(Path(settings.root) / "quarantine").to_pylist() if row["raw"].startswith("guest")
     ]
     assert {row["raw"].split(",")[3]: row["reasons"] for row in refused} == {
         "five": ["value_not_a_number"],

@@ -26,9 +26,7 @@ SESSION = ("spark.master=local[2]", "spark.driver_memory=1g", "spark.shuffle_par
 # What stands on stderr, or which file lies in the lake, when the run is killed.
 MOMENTS = [
     pytest.param("validate   start", id="after-ingest"),
-    pytest.param(
-        Path("main/item_factors/_delta_log/00000000000000000001.json"), id="between-published-tables"
-    ),
+    pytest.param(Path("main/item_factors/_delta_log/00000000000000000001.json"), id="between-published-tables"),
     *(
         pytest.param(text, id=text.replace(" ", "-"), marks=pytest.mark.soak)
         for text in (
@@ -66,9 +64,7 @@ def kill_run_at(moment: str | Path, root: Path, log: Path, scratch: Path) -> Non
 
 
 def has_come(moment: str | Path, root: Path, told: Path) -> bool:
-    return (
-        (root / moment).exists() if isinstance(moment, Path) else moment in told.read_text(errors="replace")
-    )
+    return (root / moment).exists() if isinstance(moment, Path) else moment in told.read_text(errors="replace")
 
 
 def kill_session(leader: int) -> None:
@@ -95,9 +91,7 @@ def session_of(pid: int) -> int | None:
 
 
 def folders_of(root: Path) -> set[str]:
-    return {
-        str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir() and "_" not in path.name[:1]
-    }
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir() and "_" not in path.name[:1]}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -126,9 +126,7 @@ def test_exact_solves_equal_the_loop_oracle_in_dual_and_primal_form(
     np.testing.assert_allclose(solved.factors, wanted, rtol=tolerance, atol=tolerance)
     assert not solved.factors[0].any()
     assert solved.factors.dtype == dtype
-    assert solved.observed_loss == pytest.approx(
-        loss_of(arguments, solved.factors.astype(np.float64)), rel=1e-5
-    )
+    assert solved.observed_loss == pytest.approx(loss_of(arguments, solved.factors.astype(np.float64)), rel=1e-5)
 
 
 @given(
@@ -149,9 +147,7 @@ def test_exact_solves_equal_the_loop_oracle_on_any_shape(
 @pytest.mark.parametrize("solver", ["cg", "exact", "residual"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
-def test_compiled_kernels_equal_their_numpy_twin(
-    solver: Any, biased: bool, dtype: type, tolerance: float
-) -> None:
+def test_compiled_kernels_equal_their_numpy_twin(solver: Any, biased: bool, dtype: type, tolerance: float) -> None:
     arguments = block([0, 1, 3, 7, 8, 90], rank=8, dtype=dtype, seed=3, biased=biased)
     assert_close(
         solve_block(**arguments, solver=solver, steps=3),

@@ -47,9 +47,7 @@ def test_hashes_equal_the_specification_in_plain_integers(ids: list[str]) -> Non
 def test_hashes_equal_sparks_xxhash64(spark: SparkSession) -> None:
     from pyspark.sql import functions as F
 
-    frame = spark.createDataFrame([(one,) for one in AWKWARD], "id string").select(
-        "id", F.xxhash64("id").alias("h")
-    )
+    frame = spark.createDataFrame([(one,) for one in AWKWARD], "id string").select("id", F.xxhash64("id").alias("h"))
     expected = {row["id"]: row["h"] for row in frame.collect()}
     assert dict(zip(AWKWARD, hash_ids(AWKWARD).tolist(), strict=True)) == expected
 
@@ -69,9 +67,7 @@ def test_initial_factors_of_the_first_columns_do_not_depend_on_the_rank_but_for_
 
 
 def test_initial_factors_have_the_promised_spread() -> None:
-    factors = initial_factors(hash_ids([str(n) for n in range(20_000)]), 16, seed=3, scale=0.1).astype(
-        np.float64
-    )
+    factors = initial_factors(hash_ids([str(n) for n in range(20_000)]), 16, seed=3, scale=0.1).astype(np.float64)
     # 320,000 uniform draws: their standard deviation is known to 0.08 %, their mean to 0.2 % of it; five
     # times that.
     assert np.std(factors) == pytest.approx(0.1 / 4, rel=4e-3)

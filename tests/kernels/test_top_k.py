@@ -22,9 +22,7 @@ def scene(n_users: int, n_items: int, rank: int, seed: int, whole: bool = False)
     def draw(*shape: int) -> NDArray[np.float32]:
         return (rng.integers(-2, 3, shape) if whole else rng.standard_normal(shape)).astype(np.float32)
 
-    seen = [
-        np.sort(rng.choice(n_items, rng.integers(0, n_items // 2 + 1), replace=False)) for _ in range(n_users)
-    ]
+    seen = [np.sort(rng.choice(n_items, rng.integers(0, n_items // 2 + 1), replace=False)) for _ in range(n_users)]
     return {
         "user_factors": draw(n_users, rank),
         "item_factors": draw(n_items, rank),

@@ -73,7 +73,5 @@ MODERN = AlsParameters(rank=5, epochs=4, tolerance=None, regularization=0.02, al
 SPARK = AlsParameters(rank=5, epochs=4, tolerance=None, regularization=0.1, alpha0=1.0, alpha=3.0, nu=1.0)
 HU_KOREN = AlsParameters(rank=5, epochs=4, tolerance=None, regularization=2.0, alpha0=1.0, alpha=3.0, nu=0.0)
 EXPLICIT = AlsParameters(objective="explicit", rank=5, epochs=4, tolerance=None, regularization=0.05)
-NO_BIASES = AlsParameters(
-    objective="explicit", rank=5, epochs=4, tolerance=None, regularization=0.05, biases=False
-)
+NO_BIASES = AlsParameters(objective="explicit", rank=5, epochs=4, tolerance=None, regularization=0.05, biases=False)
 """One set of parameters for each objective; four epochs, all of them run."""

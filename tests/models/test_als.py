@@ -136,9 +136,7 @@ def test_cg_ends_near_the_exact_solver(parameters: AlsParameters, rating: str) -
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES[:4])
-def test_the_first_exact_half_step_equals_dense_normal_equations(
-    parameters: AlsParameters, rating: str
-) -> None:
+def test_the_first_exact_half_step_equals_dense_normal_equations(parameters: AlsParameters, rating: str) -> None:
     problem = small_problem(rating)
     rng = np.random.default_rng(5)
     y = rng.standard_normal((problem.n_items, 5))
@@ -261,16 +259,10 @@ def test_the_best_epoch_of_a_held_out_metric_is_kept(larger_is_better: bool) -> 
     sign = 1.0 if larger_is_better else -1.0
     chosen = replace(MODERN, epochs=6, tolerance=0.0, patience=2)
     problem = small_problem("one")
-    model = fit(
-        problem, chosen, validate=lambda epoch, _: sign * scores[epoch], larger_is_better=larger_is_better
-    )
+    model = fit(problem, chosen, validate=lambda epoch, _: sign * scores[epoch], larger_is_better=larger_is_better)
     assert (model.epochs, model.stopped) == (3, "metric")
-    assert [row.metric for row in model.trace if row.side == "item"] == [
-        sign * scores[n] for n in range(1, 6)
-    ]
-    assert np.array_equal(
-        model.user_factors, fit(problem, replace(chosen, epochs=3, tolerance=None)).user_factors
-    )
+    assert [row.metric for row in model.trace if row.side == "item"] == [sign * scores[n] for n in range(1, 6)]
+    assert np.array_equal(model.user_factors, fit(problem, replace(chosen, epochs=3, tolerance=None)).user_factors)
 
 
 def test_a_held_out_metric_that_is_not_a_number_is_refused() -> None:

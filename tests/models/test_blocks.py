@@ -50,9 +50,7 @@ def test_blocks_hold_every_rating_once_with_neighbours_ascending() -> None:
                     for j, r in zip(block.neighbours[part], block.values[part], strict=True)
                 ]
         assert problem.values is not None
-        assert sorted(found) == sorted(
-            zip(rows.tolist(), neighbours.tolist(), problem.values.tolist(), strict=True)
-        )
+        assert sorted(found) == sorted(zip(rows.tolist(), neighbours.tolist(), problem.values.tolist(), strict=True))
 
 
 def test_ids_are_ordered_by_signed_hash_whatever_their_order() -> None:
@@ -100,8 +98,7 @@ def test_ridge_weights_equal_the_formula_counted_by_hand(parameters: AlsParamete
     for block in problem.user_blocks:
         weights = ridge_weights(ridge_counts(block, parameters), problem.n_items, parameters)
         wanted = [
-            ridge_weight(ratings, parameters, 0, block.first_row + row, problem.n_items)
-            for row in range(block.n_rows)
+            ridge_weight(ratings, parameters, 0, block.first_row + row, problem.n_items) for row in range(block.n_rows)
         ]
         np.testing.assert_allclose(weights, wanted, rtol=1e-15)
 

@@ -38,9 +38,7 @@ CASES = [
 def fitted(parameters: AlsParameters, rating: str) -> tuple[Problem, TrainedModel]:
     problem = problem_of(*random_ids(90, 40, 1200, seed=8, rating=rating))
     with LocalHalfStep(problem.user_blocks, problem.item_blocks) as half_step:
-        return problem, train(
-            describe(problem.user_blocks, problem.item_blocks, parameters), parameters, half_step
-        )
+        return problem, train(describe(problem.user_blocks, problem.item_blocks, parameters), parameters, half_step)
 
 
 def folded(model: TrainedModel, parameters: AlsParameters, block: RatingBlock, n_items: int) -> FoldedRows:

@@ -57,9 +57,7 @@ def test_training_never_raises_the_objective_of_sparks_factors_and_gets_as_low_f
 
 
 @pytest.mark.spark
-def test_lists_find_the_last_film_as_often_as_those_of_spark(
-    spark: SparkSession, ratings: pd.DataFrame
-) -> None:
+def test_lists_find_the_last_film_as_often_as_those_of_spark(spark: SparkSession, ratings: pd.DataFrame) -> None:
     found = movielens.ranking_parity(spark, ratings, movielens.SPARK_IMPLICIT, SPARK_SEEDS)
     ratio, standard_error = movielens.ratio_of_means(found)
     # The promise: at most one percent below Spark's, or higher. Another seed alone moves NDCG@10 by 1 to 2 %,

@@ -82,9 +82,7 @@ def test_optional_attributes_beside_the_log_are_taken_where_there_are_any(
     assert table(at(tmp_path / "log"), "item")["t1"]["name"] == "Rain"
 
 
-def test_most_frequent_value_of_accepted_events_is_taken(
-    spark: SparkSession, lake_root: str, tmp_path: Path
-) -> None:
+def test_most_frequent_value_of_accepted_events_is_taken(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     rows = [
         "u1,i1,1,2024-01-01T00:00:01Z,Cup,red",
         "u1,i1,1,2024-01-01T00:00:02Z,Cup,blue",

@@ -123,9 +123,7 @@ def test_a_plain_recount_of_the_files_finds_exactly_what_was_planted(demo: DemoL
 @pytest.mark.parametrize("kind", ["events", "ratings"])
 def test_the_planted_counts_add_up(demo: DemoLog, kind: str) -> None:
     counts = demo.manifest[kind]
-    assert counts["records"] == counts["accepted"] + counts["duplicates"] + sum(
-        counts["quarantined"].values()
-    )
+    assert counts["records"] == counts["accepted"] + counts["duplicates"] + sum(counts["quarantined"].values())
 
 
 def test_the_log_has_the_size_and_every_kind_of_mess_a_service_leaves(demo: DemoLog) -> None:
@@ -176,9 +174,7 @@ def test_a_folder_with_a_demo_log_of_other_settings_is_refused(tmp_path: Path) -
         write_demo_log(SMALL.model_copy(update={"days": 2}), tmp_path / "log")
 
 
-@pytest.mark.parametrize(
-    "settings", [{"listeners": 10, "tracks": 10, "days": 2}, {"tracks": 1700, "listeners": 50}]
-)
+@pytest.mark.parametrize("settings", [{"listeners": 10, "tracks": 10, "days": 2}, {"tracks": 1700, "listeners": 50}])
 def test_unusual_sizes_give_a_log_too(tmp_path: Path, settings: dict[str, int]) -> None:
     log = write_demo_log(DemoSettings(**settings), tmp_path / "log")
     with log.tracks.open(newline="") as file:
@@ -209,9 +205,7 @@ def test_planted_share_by_ids_is_one_for_the_best_lists(demo: DemoLog) -> None:
     with np.load(demo.planted, allow_pickle=False) as stored:
         listeners, tracks = stored["listener_ids"][:50], stored["track_ids"]
         scores = stored["strength"] * stored["user_taste"] @ stored["item_taste"].T + stored["log_popularity"]
-    best = {
-        str(who): [str(t) for t in tracks[np.argsort(-scores[n])[:10]]] for n, who in enumerate(listeners)
-    }
+    best = {str(who): [str(t) for t in tracks[np.argsort(-scores[n])[:10]]] for n, who in enumerate(listeners)}
     # The scores are summed in another precision here: only the order of the best ten must agree.
     assert planted_share_of(demo.planted, "implicit", best, {}) == pytest.approx(1, abs=1e-6)
 

@@ -18,9 +18,7 @@ def found(settings: Settings, name: str) -> Check:
     return next(check for check in doctor.examine(settings) if check.check == name)
 
 
-def test_every_fault_has_a_mending_line_and_nothing_else_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_fault_has_a_mending_line_and_nothing_else_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     monkeypatch.setenv("PYSPARK_PYTHON", str(tmp_path / "no-python"))
     settings = Settings(root=str(tmp_path), spark=SparkSettings(driver_memory="900t"))
@@ -35,9 +33,7 @@ def test_root_that_does_not_exist_yet_is_judged_by_the_folder_it_would_be_made_i
     assert not found(Settings(root="/proc/lake"), "root").ok
 
 
-def test_workers_python_without_our_packages_is_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_python_without_our_packages_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n', encoding="utf-8")
     bare.chmod(0o755)

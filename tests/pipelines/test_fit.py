@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
 from factorlake.config.loader import build
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import choose_plan, fit
 from factorlake.spark.exchange import Exchange
 from factorlake.tables.names import Lake
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 pytestmark = pytest.mark.spark
 
@@ -34,7 +35,9 @@ def context_of(spark: SparkSession, root: str, **train: object) -> Context:
 def pairs_of(spark: SparkSession, objective: str) -> DataFrame:
     rows = {(f"user-{(n * 7919) % 211}", f"item-{(n * 104729 + n // 7) % 83}"): float(1 + n % 5) for n in range(4000)}
     value = F.lit(1.0) if objective == "constant" else F.col("value")
-    frame = spark.createDataFrame([(u, i, v) for (u, i), v in rows.items()], "user_id string, item_id string, value double")
+    frame = spark.createDataFrame(
+        [(u, i, v) for (u, i), v in rows.items()], "user_id string, item_id string, value double"
+    )
     return frame.withColumn("value", value)
 
 
@@ -55,7 +58,7 @@ def test_factors_are_bitwise_equal_for_any_partitions_and_both_plans(
     local = context_of(spark, lake_root, objective=objective, plan="local", threads=2)
     broadcast = context_of(spark, lake_root, objective=objective, plan="broadcast")
     wanted = bits_of(local, pairs.repartition(1))
-    before = spark.conf.get("spark.sql.shuffle.partitions")
+    before = str(spark.conf.get("spark.sql.shuffle.partitions"))
     try:
         for partitions, context in ((2, local), (4, broadcast), (8, local), (13, broadcast)):
             spark.conf.set("spark.sql.shuffle.partitions", str(partitions))

@@ -27,9 +27,7 @@ pytestmark = pytest.mark.spark
 def plan(context: Context) -> Plan:
     """The plan that a run would make of all files of the input now."""
     files, _ = list_files(context.spark, context.settings.require_input(), context.settings.ingest)
-    return ingest.plan_files(
-        context, inspect_files(context.spark, files), Ledger.read(context).known_hashes()
-    )
+    return ingest.plan_files(context, inspect_files(context.spark, files), Ledger.read(context).known_hashes())
 
 
 def test_files_of_all_formats_come_in_once(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
@@ -37,9 +35,7 @@ def test_files_of_all_formats_come_in_once(spark: SparkSession, lake_root: str, 
     write_csv(source / "a.csv", *events(1, 2), "broken line")
     (source / "deep [x]").mkdir()
     (source / "deep [x]" / "b%20 {1}.jsonl.gz").write_bytes(
-        gzip.compress(
-            b'{"user_id": "u3", "item_id": "i3", "value": 3, "event_time": "2024-01-01T00:00:03Z"}\n'
-        )
+        gzip.compress(b'{"user_id": "u3", "item_id": "i3", "value": 3, "event_time": "2024-01-01T00:00:03Z"}\n')
     )
     columns = {"user_id": ["u4"], "item_id": ["i4"], "value": [4.0], "event_time": ["2024-01-01"]}
     pq.write_table(pa.table(columns), source / "c.parquet")
@@ -124,9 +120,7 @@ def test_second_append_of_a_batch_is_skipped(spark: SparkSession, lake_root: str
     assert len(contents(context, "raw_events")) == 1
 
 
-def test_missing_column_is_told_with_the_columns_there_are(
-    spark: SparkSession, lake_root: str, tmp_path: Path
-) -> None:
+def test_missing_column_is_told_with_the_columns_there_are(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1))
     write_csv(tmp_path / "log" / "b.csv", "1,2", header="user,item_id")
     context = context_at(spark, lake_root, tmp_path / "log")
@@ -151,9 +145,7 @@ def test_column_is_missing_only_where_none_of_its_alternatives_is_there(
         ingest.run(context)
 
 
-def test_input_that_is_not_there_or_empty_is_told_apart(
-    spark: SparkSession, lake_root: str, tmp_path: Path
-) -> None:
+def test_input_that_is_not_there_or_empty_is_told_apart(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         ingest.run(context_at(spark, lake_root, tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
@@ -187,8 +179,7 @@ class TestDeltaSource:
     def add(self, spark: SparkSession, path: Path, *numbers: int, mode: str = "append") -> None:
         rows = spark.sql(
             " union all ".join(
-                f"select 'u{n}' user_id, 'i{n}' item_id, {n}.5D value, timestamp'2024-01-01 "
-                f"00:00:0{n}' event_time"
+                f"select 'u{n}' user_id, 'i{n}' item_id, {n}.5D value, timestamp'2024-01-01 00:00:0{n}' event_time"
                 for n in numbers
             )
         )
@@ -207,8 +198,7 @@ class TestDeltaSource:
         self.add(spark, path, 4)
         assert ingest.run(context).counts["records"] == 2
         assert sorted(row[2] for row in contents(context, "raw_events")) == [
-            f'{{"user_id":"u{n}","item_id":"i{n}","value":"{n}.5",'
-            f'"event_time":"2024-01-01 00:00:0{n}.000000Z"}}'
+            f'{{"user_id":"u{n}","item_id":"i{n}","value":"{n}.5","event_time":"2024-01-01 00:00:0{n}.000000Z"}}'
             for n in (1, 2, 3, 4)
         ]
         self.add(spark, path, 5, mode="overwrite")

@@ -92,11 +92,7 @@ def test_lists_equal_a_brute_force_scoring_of_the_published_factors(demo_run: De
     lists = frame_of(demo_run, "main/recommendations").sort_values("rank").groupby("user_id")
     n_compared = 0
     for row, user in enumerate(users["user_id"]):
-        scores = {
-            name: float(score)
-            for name, score in zip(names, y @ x[row], strict=True)
-            if name not in heard[user]
-        }
+        scores = {name: float(score) for name, score in zip(names, y @ x[row], strict=True) if name not in heard[user]}
         best = sorted(scores, key=lambda name: (-scores[name], name.encode()))
         told = lists.get_group(user)
         # A float32 sum of `rank` products strays by at most rank + 1 roundings of their magnitudes' sum.

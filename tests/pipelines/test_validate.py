@@ -25,9 +25,7 @@ spark_only = pytest.mark.spark
 
 
 def results(context: Context, kind: str) -> dict[str, tuple]:
-    frame = delta_io.read(context.spark, context.lake.shared("validation_results")).filter(
-        F.col("kind") == kind
-    )
+    frame = delta_io.read(context.spark, context.lake.shared("validation_results")).filter(F.col("kind") == kind)
     return {row["rule"]: (row["value"], row["success"]) for row in frame.collect()}
 
 
@@ -64,9 +62,7 @@ def test_batch_is_accounted_for_row_by_row(spark: SparkSession, lake_root: str, 
         "expect_column_values_to_be_between(value)": (0.0, False),
         "expect_column_values_to_not_be_null(not_there)": (None, None),
     }
-    assert results(context, "share")["quarantined_share"][0] == pytest.approx(
-        3 / 7, rel=1e-12
-    )  # one division
+    assert results(context, "share")["quarantined_share"][0] == pytest.approx(3 / 7, rel=1e-12)  # one division
     again = validate.run(context)
     assert (again.exit_code, again.reason) == (99, "no new batches")
 
@@ -105,16 +101,12 @@ def test_refused_batch_waits_holds_up_nothing_and_can_be_accepted(
 
 
 @spark_only
-def test_refused_batch_is_judged_again_under_other_limits(
-    spark: SparkSession, lake_root: str, tmp_path: Path
-) -> None:
+def test_refused_batch_is_judged_again_under_other_limits(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1), ",i,1,x", ",j,1,x")
     strict = context_at(spark, lake_root, tmp_path / "log")
     ingest.run(strict)
     assert validate.run(strict).exit_code == 3
-    lenient = context_at(
-        spark, lake_root, tmp_path / "log", validate={"gate": {"max_quarantined_share": 0.7}}
-    )
+    lenient = context_at(spark, lake_root, tmp_path / "log", validate={"gate": {"max_quarantined_share": 0.7}})
     assert validate.run(lenient).exit_code == 0
 
 
@@ -133,9 +125,7 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
         spared = {"quarantine"} if killed_after == "interactions" else {"interactions"}
         with pytest.raises(FactorlakeError, match="holds 0 rows"):
             validate.write_records(context, batch, records, decision, validate.JobResult(), spared)
-        other = context_at(
-            spark, lake_root, tmp_path / "log", events={"columns": {"value": "value"}, "types": ["x"]}
-        )
+        other = context_at(spark, lake_root, tmp_path / "log", events={"columns": {"value": "value"}, "types": ["x"]})
         with pytest.raises(ConfigError, match="half written under other rules"):
             validate.run(other)
 
@@ -182,9 +172,7 @@ def test_event_key_keeps_the_same_survivors_in_whatever_order_batches_come(
         kept = contents(context, "interactions")
         assert [(row[0], row[3]) for row in kept] == [("u", "2.0"), ("v", "1.0")]
         assert totals["accepted"] - totals["replaced"] == len(kept)
-        assert totals["rows"] == sum(
-            totals[name] for name in ("accepted", "quarantined", "duplicates", "superseded")
-        )
+        assert totals["rows"] == sum(totals[name] for name in ("accepted", "quarantined", "duplicates", "superseded"))
         found.append((kept, contents(context, "quarantine")))
     assert all(each == found[0] for each in found)
 

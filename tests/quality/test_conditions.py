@@ -33,10 +33,7 @@ def test_condition_is_written_out_anew_as_sql(condition: str, sql: str) -> None:
 
 
 def test_raw_text_compared_with_a_number_is_read_without_failing() -> None:
-    assert (
-        "try_cast(try_element_at(`fields`, 'UnitPrice') AS DOUBLE)"
-        in compile_condition("UnitPrice > 0", "rule").sql
-    )
+    assert "try_cast(try_element_at(`fields`, 'UnitPrice') AS DOUBLE)" in compile_condition("UnitPrice > 0", "rule").sql
 
 
 @pytest.mark.parametrize(

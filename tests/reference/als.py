@@ -84,8 +84,7 @@ def dense_objective(
         total += parameters.regularization * weight * float(np.sum(np.asarray(y[i], np.float64) ** 2))
     if user_biases is not None and item_biases is not None:
         total += parameters.bias_regularization * float(
-            np.sum(np.asarray(user_biases, np.float64) ** 2)
-            + np.sum(np.asarray(item_biases, np.float64) ** 2)
+            np.sum(np.asarray(user_biases, np.float64) ** 2) + np.sum(np.asarray(item_biases, np.float64) ** 2)
         )
     return total
 
@@ -98,11 +97,7 @@ def dense_user_half_step(
     x = np.zeros((n_users, wide.shape[1]))
     for u in range(n_users):
         left = parameters.alpha0 * wide.T @ wide
-        left += (
-            parameters.regularization
-            * ridge_weight(ratings, parameters, 0, u, len(y))
-            * np.eye(wide.shape[1])
-        )
+        left += parameters.regularization * ridge_weight(ratings, parameters, 0, u, len(y)) * np.eye(wide.shape[1])
         right = np.zeros(wide.shape[1])
         rated = False
         for (owner, i), r in ratings.items():

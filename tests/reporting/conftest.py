@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+
 from factorlake.config.settings import Settings
 from factorlake.reporting.content import (
     Batch,
@@ -64,9 +65,7 @@ def trace(epochs: int) -> tuple[TraceRow, ...]:
         rows.append(TraceRow(half // 2 + 1, side, "before", *parts, name, metric, "broadcast", "auto"))
     return (
         *rows,
-        TraceRow(
-            epochs, "user", "final", 21_380.5, 14_900.0, 2_140.0, 0.024, None, None, "broadcast", "exact"
-        ),
+        TraceRow(epochs, "user", "final", 21_380.5, 14_900.0, 2_140.0, 0.024, None, None, "broadcast", "exact"),
     )
 
 
@@ -100,9 +99,7 @@ def make_report() -> RunReport:
     users = tuple(
         UserSample(
             history=tuple(track(7 * user + 3 * at) for at in range(6)),
-            suggestions=tuple(
-                Suggestion(track(11 * user + 13 * at + 5), 0.94 - 0.05 * at) for at in range(10)
-            ),
+            suggestions=tuple(Suggestion(track(11 * user + 13 * at + 5), 0.94 - 0.05 * at) for at in range(10)),
             history_total=41 + user,
         )
         for user in range(5)

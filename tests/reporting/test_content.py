@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from factorlake.errors import FactorlakeError
 from factorlake.reporting.content import (
     Batch,
@@ -73,9 +74,7 @@ def test_records_take_the_columns_they_have_from_table_rows() -> None:
         "solver": "cg",
         "run_id": "r",
     }
-    assert records(TraceRow, [row]) == (
-        TraceRow(1, "user", "before", 2.0, 1.0, 0.5, 0.1, None, None, "local", "cg"),
-    )
+    assert records(TraceRow, [row]) == (TraceRow(1, "user", "before", 2.0, 1.0, 0.5, 0.1, None, None, "local", "cg"),)
 
 
 def test_skew_of_a_worked_example() -> None:
@@ -110,9 +109,7 @@ def test_values_under_secret_names_are_masked(name: str) -> None:
     assert masked_settings({"conf": {name: "x"}}) == {"conf": {name: MASK}}
 
 
-@pytest.mark.parametrize(
-    "name", ["event_key", "seed", "tolerance", "author", "disaster", "keep", "max_length"]
-)
+@pytest.mark.parametrize("name", ["event_key", "seed", "tolerance", "author", "disaster", "keep", "max_length"])
 def test_plain_names_are_not_mistaken_for_secrets(name: str) -> None:
     assert masked_settings({name: "x"}) == {name: "x"}
 

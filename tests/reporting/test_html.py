@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+
 from factorlake.reporting.content import (
     Batch,
     Expectation,
@@ -31,9 +32,7 @@ HOSTILE = (
     "&lt;b&gt; &amp; $x_1$ \\frac{1}{2}",
     "a\u202etxt.exe\x00\x1b[31m\ud800",
 )
-STRUCTURE = (
-    "html head meta title style body header main footer section div p span code bdi h1 h2 h3 b i ol li"
-)
+STRUCTURE = "html head meta title style body header main footer section div p span code bdi h1 h2 h3 b i ol li"
 TABLES = "table caption thead tbody tr th td dl dt dd details summary"
 DRAWINGS = "figure figcaption svg g path defs use text tspan rect clippath line"
 ALLOWED = {*STRUCTURE.split(), *TABLES.split(), *DRAWINGS.split()}
@@ -116,12 +115,8 @@ def test_hostile_text_stays_text(text: str) -> None:
     page = Page(render_html(hostile_report(text)))
     assert set(page.elements) <= ALLOWED
     assert page.open == []
-    assert not [
-        key for _, key, _ in page.attributes if key.startswith("on") or key in ("src", "srcset", "action")
-    ]
-    assert [
-        value for _, key, value in page.attributes if key.endswith("href") and not value.startswith("#")
-    ] == []
+    assert not [key for _, key, _ in page.attributes if key.startswith("on") or key in ("src", "srcset", "action")]
+    assert [value for _, key, value in page.attributes if key.endswith("href") and not value.startswith("#")] == []
 
 
 def test_hostile_text_is_shown_as_it_was_written() -> None:
@@ -150,9 +145,7 @@ def test_ids_of_elements_are_unique_and_every_reference_has_its_target(report: R
     ids = [value for _, key, value in page.attributes if key == "id"]
     assert len(ids) == len(set(ids))
     references = [value[1:] for _, key, value in page.attributes if key == "href"]
-    references += [
-        found for _, _, value in page.attributes for found in re.findall(r"url\(#([^)]*)\)", value)
-    ]
+    references += [found for _, _, value in page.attributes for found in re.findall(r"url\(#([^)]*)\)", value)]
     assert set(references) <= set(ids)
 
 
@@ -212,12 +205,8 @@ def test_secrets_given_in_settings_never_reach_the_page(report: RunReport) -> No
     settings = {
         "root": f"s3a://user:{secret}@bucket/lake",
         "input": f"https://store/log?sv=1&sig={secret}",
-        "spark": {
-            "conf": {"fs.s3a.secret.key": secret, "fs.azure.account.key.x": secret, "db.password": secret}
-        },
-        "validate": {
-            "rules": [{"name": "banned", "type": "not_one_of", "column": "customer", "values": [secret]}]
-        },
+        "spark": {"conf": {"fs.s3a.secret.key": secret, "fs.azure.account.key.x": secret, "db.password": secret}},
+        "validate": {"rules": [{"name": "banned", "type": "not_one_of", "column": "customer", "values": [secret]}]},
         "events": {"columns": {"user_id": "customer"}},
     }
     assert secret not in render_html(replace(report, settings=settings))
@@ -233,9 +222,7 @@ def test_page_stays_under_two_megabytes_however_much_it_is_given(mark: str) -> N
         started=datetime(2026, 1, 1, tzinfo=UTC),
         stages=tuple(Stage(name, 1.0) for _ in range(500)),
         settings={f"{at}{name}": name for at in range(500)},
-        batches=tuple(
-            Batch(f"{at}{name}", 2, 1, 1, 0, 0, {f"{at}{name}": 1}, True, name) for at in range(500)
-        ),
+        batches=tuple(Batch(f"{at}{name}", 2, 1, 1, 0, 0, {f"{at}{name}": 1}, True, name) for at in range(500)),
         expectations=tuple(Expectation(name, True) for _ in range(500)),
         trace=tuple(TraceRow(at, "user", "before", 1.0 / at, 1.0, 1.0, 0.1) for at in range(1, 2000)),
         evaluation=tuple(MetricRow("time", "model", f"metric{at}@{at}", 0.5, 0.4, 0.6) for at in range(200)),
@@ -248,9 +235,7 @@ def test_page_stays_under_two_megabytes_however_much_it_is_given(mark: str) -> N
 
 
 def test_report_of_a_run_that_reached_nothing_is_still_a_page() -> None:
-    report = RunReport(
-        "run-1", "main", datetime(2026, 1, 1, tzinfo=UTC), state="failed", reason="input is empty"
-    )
+    report = RunReport("run-1", "main", datetime(2026, 1, 1, tzinfo=UTC), state="failed", reason="input is empty")
     page = Page(render_html(report))
     assert page.open == []
     assert any("input is empty" in text for text in page.texts)
@@ -260,9 +245,7 @@ def test_report_of_a_run_that_reached_nothing_is_still_a_page() -> None:
 def test_figures_and_tables_have_words_for_those_who_do_not_see_them(report: RunReport) -> None:
     page = Page(render_html(report))
     assert page.elements.count("svg") == 5
-    assert (
-        sum((element, key, value) == ("svg", "role", "img") for element, key, value in page.attributes) == 5
-    )
+    assert sum((element, key, value) == ("svg", "role", "img") for element, key, value in page.attributes) == 5
     assert page.elements.count("caption") == page.elements.count("table")
     assert page.elements.count("h1") == 1
     assert ("html", "lang", "en") in page.attributes

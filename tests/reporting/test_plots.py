@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+
 from factorlake.reporting import plots
 from factorlake.reporting.content import MetricRow, TraceRow, skew_of
 
@@ -38,12 +39,8 @@ def test_nothing_to_draw_gives_no_figure(picture: str) -> None:
     [
         plots.training_figure([row(1, "user", 5.0)]),
         plots.training_figure([row(1, "user", 5.0), row(1, "item", 4.0, 0.9)]),
-        plots.training_figure(
-            [row(1, "user", 0.0), row(1, "item", float("nan")), row(2, "user", 3.0, float("nan"))]
-        ),
-        plots.metrics_figure(
-            [MetricRow("time", "model", "rmse", 0.93), MetricRow("time", "other", "hit@10", 0.5)]
-        ),
+        plots.training_figure([row(1, "user", 0.0), row(1, "item", float("nan")), row(2, "user", 3.0, float("nan"))]),
+        plots.metrics_figure([MetricRow("time", "model", "rmse", 0.93), MetricRow("time", "other", "hit@10", 0.5)]),
         plots.metrics_figure([MetricRow("time", "model", "ndcg@10", 0.0, 0.0, 0.0)]),
         plots.reasons_figure({"bot": 0}),
         plots.reasons_figure({f"reason_{at}": at for at in range(40)}),

@@ -7,6 +7,7 @@ import itertools
 import re
 
 import pytest
+
 from factorlake.reporting.progress import open_progress
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

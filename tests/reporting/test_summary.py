@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+
 from factorlake.reporting.content import Batch, MetricRow, Publication, RunReport, Suggestion, UserSample
 from factorlake.reporting.summary import render_summary, to_json
 
@@ -62,9 +63,7 @@ def test_refused_batch_and_refused_publication_are_told_with_their_reasons(repor
     batch = Batch("late", 10, 1, 9, 0, 0, {"blank": 9}, False, "90 % quarantined, the limit is 50 %")
     refused = replace(report, batches=(batch,), publication=Publication(False, "live", "worse by 0.02"))
     text = render_summary(refused, width=120)
-    assert (
-        "10 records in = 0 accepted + 0 quarantined + 0 duplicates + 10 held back in refused batches" in text
-    )
+    assert "10 records in = 0 accepted + 0 quarantined + 0 duplicates + 10 held back in refused batches" in text
     assert "batch late refused: 90 % quarantined, the limit is 50 %" in text
     assert "not published into slot live: worse by 0.02" in text
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from factorlake.reporting.markup import Html, join, table, tag
-from factorlake.reporting.text import count, figure, plural, printable, seconds, share
 from hypothesis import given
 from hypothesis import strategies as st
+
+from factorlake.reporting.markup import Html, join, table, tag
+from factorlake.reporting.text import count, figure, plural, printable, seconds, share
 
 
 @given(st.text(alphabet=st.characters(), max_size=400))
@@ -48,10 +49,7 @@ def test_share_never_rounds_some_to_none_or_most_to_all() -> None:
 
 
 def test_tag_escapes_all_but_markup() -> None:
-    assert (
-        tag("p", "a<b", Html("<br>"), title='"x"', class_="n")
-        == '<p title="&quot;x&quot;" class="n">a&lt;b<br></p>'
-    )
+    assert tag("p", "a<b", Html("<br>"), title='"x"', class_="n") == '<p title="&quot;x&quot;" class="n">a&lt;b<br></p>'
     assert join(["<", None, Html("<")]) == "&lt;<"
 
 

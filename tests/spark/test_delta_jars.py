@@ -61,7 +61,5 @@ def test_set_up_again_works_with_no_network() -> None:
     if probe.returncode != 0:
         pytest.skip(f"network namespaces are not allowed here: {probe.stderr.strip()}")
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        ["unshare", "-rn", "make", "setup"], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["unshare", "-rn", "make", "setup"], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factorlake.spark import ids
-from factorlake.spark.blocks import index_pairs, pack_blocks, read_blocks, write_blocks
-from factorlake.spark.block_store import StoredBlock
-from factorlake.spark.broadcast import balanced
-from factorlake.spark.pairs import PairRule, combine_pairs, fingerprint
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+
+from factorlake.spark import ids
+from factorlake.spark.block_store import StoredBlock
+from factorlake.spark.blocks import index_pairs, pack_blocks, read_blocks, write_blocks
+from factorlake.spark.broadcast import balanced
+from factorlake.spark.pairs import PairRule, combine_pairs, fingerprint
 
 pytestmark = pytest.mark.spark
 
@@ -20,7 +21,11 @@ pytestmark = pytest.mark.spark
 def some_pairs(spark: SparkSession, partitions: int) -> DataFrame:
     rows = [(f"u{(n * 7919) % 97}", f"ü-{(n * 104729) % 41}", 1.0 + n % 3) for n in range(1500)]
     frame = spark.createDataFrame(rows, "user_id string, item_id string, value double")
-    return frame.groupBy("user_id", "item_id").agg(F.max("value").alias("value")).repartition(partitions, F.rand(partitions))
+    return (
+        frame.groupBy("user_id", "item_id")
+        .agg(F.max("value").alias("value"))
+        .repartition(partitions, F.rand(partitions))
+    )
 
 
 def packed(spark: SparkSession, partitions: int, path: Path) -> dict[str, list[bytes]]:
@@ -31,9 +36,11 @@ def packed(spark: SparkSession, partitions: int, path: Path) -> dict[str, list[b
     return {
         side: [
             b"".join(
-                part.tobytes() for part in (block.row_ptr, block.neighbours, block.values, block.hashes) if part is not None
+                part.tobytes()
+                for part in (block.row_ptr, block.neighbours, block.values, block.hashes)
+                if part is not None
             )
-            for block in read_blocks(spark, str(path), side)  # type: ignore[arg-type]
+            for block in read_blocks(spark, str(path), side)
         ]
         for side in ("user", "item")
     }
@@ -51,7 +58,7 @@ def test_blocks_hold_every_rating_once_on_both_sides(spark: SparkSession, tmp_pa
     both: dict[str, list[tuple[int, int, float]]] = {}
     for side in ("user", "item"):
         both[side] = []
-        for block in read_blocks(spark, str(tmp_path / "blocks"), side):  # type: ignore[arg-type]
+        for block in read_blocks(spark, str(tmp_path / "blocks"), side):
             rows = np.repeat(np.arange(block.n_rows) + block.first_row, np.diff(block.row_ptr))
             values = np.ones(block.n_obs) if block.values is None else block.values
             both[side] += list(zip(rows.tolist(), block.neighbours.tolist(), values.tolist(), strict=True))
@@ -94,7 +101,11 @@ def test_sums_of_a_pair_do_not_depend_on_the_order_of_its_events(spark: SparkSes
     ("combine", "expected"), [("sum", 9.0), ("max", 5.0), ("last", 1.0), ("mean", 3.0), ("count", 3.0)]
 )
 def test_each_way_to_combine_by_a_worked_example(spark: SparkSession, combine: str, expected: float) -> None:
-    rows = [("u", "i", "e", 3.0, "2024-01-01", "a"), ("u", "i", "e", 5.0, "2024-01-02", "b"), ("u", "i", "e", 1.0, "2024-01-03", "c")]
+    rows = [
+        ("u", "i", "e", 3.0, "2024-01-01", "a"),
+        ("u", "i", "e", 5.0, "2024-01-02", "b"),
+        ("u", "i", "e", 1.0, "2024-01-03", "c"),
+    ]
     events = spark.createDataFrame(
         rows, "user_id string, item_id string, event_type string, value double, day string, event_id string"
     ).withColumn("event_time", F.to_timestamp("day"))

@@ -86,9 +86,7 @@ def test_numbers_keep_the_text_they_had(text: str) -> None:
 
 def test_nested_values_keep_the_json_text_they_had() -> None:
     line = b'{"a": [1, 2.50, {"x":1}], "b" : {"c":  []} , "d":true, "e":null, "f":"t"}'
-    assert fields(line, JSON) == [
-        {"a": '[1, 2.50, {"x":1}]', "b": '{"c":  []}', "d": "true", "e": None, "f": "t"}
-    ]
+    assert fields(line, JSON) == [{"a": '[1, 2.50, {"x":1}]', "b": '{"c":  []}', "d": "true", "e": None, "f": "t"}]
 
 
 def test_quoted_line_end_stays_within_one_record() -> None:
@@ -122,9 +120,7 @@ def test_utf_16_that_breaks_off_is_marked_and_kept() -> None:
     assert defects(content, FileFormat("csv", encoding="utf-16"))[-1] is not None
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-9], lambda b: b"plain text", lambda b: b + b"tail", lambda b: b[:5]]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"plain text", lambda b: b + b"tail", lambda b: b[:5]])
 def test_damaged_gzip_is_an_unreadable_file(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(UnreadableFileError, match="gzip"):
         unpack(damage(gzip.compress(HEAD * 100)), packed=True)
@@ -196,9 +192,7 @@ rows = st.lists(st.lists(cells, min_size=3, max_size=3), max_size=12)
 @given(rows, st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_printed_csv_rows_come_back(table: list[list[str]], line_end: str, quote_all: bool) -> None:
     buffer = io.StringIO()
-    writer = csv.writer(
-        buffer, lineterminator=line_end, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
-    )
+    writer = csv.writer(buffer, lineterminator=line_end, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL)
     writer.writerows([["user", "item", "note"], *table])
     assert fields(buffer.getvalue().encode(), CSV) == [
         dict(zip(("user", "item", "note"), row, strict=True)) for row in table
@@ -215,10 +209,7 @@ values = st.dictionaries(
 def test_printed_json_lines_come_back(objects: list[dict], ascii_only: bool) -> None:
     content = "\n".join(json.dumps(item, ensure_ascii=ascii_only) for item in objects).encode()
     wanted = [
-        {
-            name: value if value is None or isinstance(value, str) else json.dumps(value)
-            for name, value in item.items()
-        }
+        {name: value if value is None or isinstance(value, str) else json.dumps(value) for name, value in item.items()}
         for item in objects
     ]
     assert fields(content, JSON) == wanted
@@ -229,9 +220,7 @@ def test_printed_json_lines_come_back(objects: list[dict], ascii_only: bool) -> 
     st.binary(max_size=200),
     st.sampled_from([CSV, JSON, FileFormat("csv", delimiter="\t"), FileFormat("json", encoding="latin-1")]),
 )
-def test_no_bytes_crash_the_parser_and_every_record_is_whole_or_has_a_defect(
-    content: bytes, form: FileFormat
-) -> None:
+def test_no_bytes_crash_the_parser_and_every_record_is_whole_or_has_a_defect(content: bytes, form: FileFormat) -> None:
     found = list(parse(HEAD + content if form.kind == "csv" else content, form))
     assert [record.position for record in found] == list(range(len(found)))
     for record in found:
@@ -241,9 +230,7 @@ def test_no_bytes_crash_the_parser_and_every_record_is_whole_or_has_a_defect(
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.sampled_from([b"1,2,3", b"4,5", b"6,7,8,9", b'a,"b,c', b"", b" ", b'"q,1",2,3']), max_size=30)
-)
+@given(st.lists(st.sampled_from([b"1,2,3", b"4,5", b"6,7,8,9", b'a,"b,c', b"", b" ", b'"q,1",2,3']), max_size=30))
 def test_every_line_that_is_not_blank_is_in_exactly_one_record(lines: list[bytes]) -> None:
     found = list(parse(HEAD + b"\n".join(lines), CSV))
     told = [line for record in found for line in record.raw.encode().split(b"\n") if line.strip()]

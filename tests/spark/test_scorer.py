@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.item_side import load_items
 from factorlake.spark.scorer import score_top_k
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 pytestmark = pytest.mark.spark
 
@@ -61,9 +62,7 @@ def test_the_exchange_leaves_nothing_behind(spark: SparkSession, tmp_path: Path)
         assert exchange.by_file
         handle = exchange.ship(np.arange(5.0))
         total = spark.range(1).mapInArrow(
-            lambda batches: (
-                type(batch).from_pydict({"total": [float(handle.load().sum())]}) for batch in batches
-            ),
+            lambda batches: (type(batch).from_pydict({"total": [float(handle.load().sum())]}) for batch in batches),
             "total double",
         )
         assert total.agg(F.sum("total")).collect()[0][0] == 10.0

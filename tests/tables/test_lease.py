@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from factorlake.errors import LeaseHeldError
 from factorlake.tables.lease import Lease
 
@@ -28,7 +29,10 @@ def test_numbers_rise_with_each_holder(tmp_path: Path) -> None:
 
 def test_a_holder_that_was_killed_is_followed_at_once(tmp_path: Path) -> None:
     folder = str(tmp_path / "lease")
-    program = f"import os, signal; from factorlake.tables.lease import Lease; Lease({folder!r}, 'dead').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    program = (
+        "import os, signal; from factorlake.tables.lease import Lease; "
+        f"Lease({folder!r}, 'dead').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     killed = subprocess.run([sys.executable, "-c", program], check=False)
     assert killed.returncode == -9
     with Lease(folder, "next") as lease:

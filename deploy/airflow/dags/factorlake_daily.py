@@ -54,9 +54,7 @@ class StageOperator(BashOperator):
         except AirflowException as error:
             code = re.search(r"exit code (\d+)", str(error))
             if code is not None and int(code.group(1)) in NO_RETRY:
-                raise AirflowFailException(
-                    f"{self.task_id} ended with {code.group(1)}; not tried again"
-                ) from error
+                raise AirflowFailException(f"{self.task_id} ended with {code.group(1)}; not tried again") from error
             raise
 
 
@@ -94,11 +92,7 @@ with DAG(
             env={
                 "PATH": f"{HOME}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
                 "PYSPARK_PYTHON": f"{HOME}/.venv/bin/python",
-                **{
-                    name: os.environ[name]
-                    for name in ("JAVA_HOME", "HOME", "SPARK_CONF_DIR")
-                    if name in os.environ
-                },
+                **{name: os.environ[name] for name in ("JAVA_HOME", "HOME", "SPARK_CONF_DIR") if name in os.environ},
             },
             skip_on_exit_code=NOTHING_TO_DO,
             # A stage with nothing to do does not stop the later ones: each sees for itself, so that what a

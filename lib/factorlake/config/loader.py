@@ -64,7 +64,8 @@ def build(values: dict[str, Any]) -> Settings:
 
 
 def conf_folder(paths: Iterable[str | Path]) -> str:
-    """Return the conf folder that the given files lie in (the one that holds base/, dev/, expectations/), else ./conf."""
+    """Return the conf folder that the given files lie in (the one that holds base/, dev/, expectations/), else
+    ./conf."""
     for path in paths:
         for parent in Path(path).resolve().parents:
             if (parent / "expectations").is_dir():
@@ -126,7 +127,7 @@ def _expand(value: Any, environment: Mapping[str, str], where: str) -> Any:
 def _nested(keys: list[str], value: Any) -> dict[str, Any]:
     for key in reversed(keys):
         value = {key: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:

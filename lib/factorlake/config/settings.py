@@ -42,7 +42,8 @@ class IngestSettings(Section):
     """How files become raw_events."""
 
     format: Literal["auto", "csv", "json", "parquet", "delta"] = "auto"
-    """Format of the input. auto goes by the file's ending: .csv .tsv .json .jsonl .ndjson .parquet, each also with .gz."""
+    """Format of the input. auto goes by the file's ending: .csv .tsv .json .jsonl .ndjson .parquet, each also with
+    .gz."""
     pattern: str = "*"
     """Glob that a file's path inside the input folder must match."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
@@ -63,7 +64,8 @@ class IngestSettings(Section):
 
 
 class EventColumns(Section):
-    """Which raw column holds which part of an event. Of several columns, the first one that a record has a value for."""
+    """Which raw column holds which part of an event. Of several columns, the first one that a record has a value
+    for."""
 
     user_id: str | ColumnNames = "user_id"
     """Column of the user's id."""
@@ -165,7 +167,8 @@ class GateSettings(Section):
     min_rows: int = Field(default=1, ge=0)
     """A batch with fewer input rows is refused."""
     history: bool = True
-    """Also refuse a batch whose quarantined share is out of line with the log's own history (robust z over past batches)."""
+    """Also refuse a batch whose quarantined share is out of line with the log's own history (robust z over past
+    batches)."""
     history_runs: int = Field(default=7, ge=3)
     """Fewest past batches before the history has a say."""
     history_z: Positive = 6.0
@@ -181,7 +184,8 @@ class ValidateSettings(Section):
     """Row rules beside the built-in ones (ids present, value a finite number, time readable, record whole)."""
     gate: GateSettings = GateSettings()
     expectations: str | None = None
-    """Name of a suite in conf/expectations (or a path to one), run on the accepted rows; none: Great Expectations is not loaded."""
+    """Name of a suite in conf/expectations (or a path to one), run on the accepted rows; none: Great Expectations is
+    not loaded."""
     data_docs: bool = False
     """Also write Great Expectations' data docs beside the report."""
 
@@ -190,13 +194,15 @@ class AttributeSource(Section):
     """Where names and attributes of one side come from."""
 
     source: Literal["files", "events"] = "files"
-    """files: a folder or file of its own; events: the columns of the log's accepted rows, the most frequent value of each."""
+    """files: a folder or file of its own; events: the columns of the log's accepted rows, the most frequent value of
+    each."""
     input: str | None = None
     """files: where they are; `{input}` in it stands for the setting `input`, the log's own folder."""
     optional: bool = False
     """files: a log may come without them: where nothing lies at `input`, the side's attributes stay as they are."""
     columns: dict[str, str] = {}
-    """id, name, category, segment, available_from, available_to → raw column. Columns not named here become features."""
+    """id, name, category, segment, available_from, available_to → raw column. Columns not named here become
+    features."""
     features: list[str] = []
     """Raw columns kept in the features map."""
 
@@ -282,7 +288,8 @@ class TrainSettings(Section):
     value_scaling: Literal["linear", "log"] = "linear"
     """log: r becomes log(1 + |r|) with r's sign."""
     holdout_days: NotNegative | None = None
-    """Y is trained on events older than this before the newest event, so that it can be judged on the rest; none: on all."""
+    """Y is trained on events older than this before the newest event, so that it can be judged on the rest; none: on
+    all."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     """None: always run all epochs."""
 

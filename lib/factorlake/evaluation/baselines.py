@@ -26,9 +26,7 @@ def popularity_order(counts: NDArray[np.number], tie_rank: IntVector | None = No
     return np.lexsort((ties, -np.asarray(counts, dtype=np.float64)))
 
 
-def popularity_lists(
-    order: IntVector, seen_ptr: IntVector, seen_items: IntVector, k: int
-) -> NDArray[np.int32]:
+def popularity_lists(order: IntVector, seen_ptr: IntVector, seen_items: IntVector, k: int) -> NDArray[np.int32]:
     """Return each user's k most popular items among those not seen.
 
     Parameters
@@ -119,9 +117,7 @@ class BiasBaseline:
         """
         values = np.asarray(ratings, dtype=np.float64)
         if len(values) == 0 or not len(users) == len(items) == len(values):
-            raise ConfigError(
-                f"biases need ratings: {len(users)} users, {len(items)} items, {len(values)} ratings"
-            )
+            raise ConfigError(f"biases need ratings: {len(users)} users, {len(items)} items, {len(values)} ratings")
         if not (user_damping > 0 and item_damping > 0):
             raise ConfigError(f"dampings must be positive, got {user_damping} and {item_damping}")
         if not np.isfinite(values).all():

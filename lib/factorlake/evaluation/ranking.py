@@ -54,9 +54,7 @@ def ranking_metrics(
     if lists.ndim != 2 or lists.shape[1] < k:
         raise ConfigError(f"lists must have at least k = {k} columns, got shape {lists.shape}")
     if len(truth_ptr) != len(lists) + 1:
-        raise ConfigError(
-            f"truth_ptr must have one entry more than there are users: {len(truth_ptr)}, {len(lists)}"
-        )
+        raise ConfigError(f"truth_ptr must have one entry more than there are users: {len(truth_ptr)}, {len(lists)}")
     n_truth = np.diff(truth_ptr)
     if (n_truth < 1).any():
         raise ConfigError(f"user {int(np.argmax(n_truth < 1))} has no held-out item: leave such users out")

@@ -32,9 +32,7 @@ def gram_matrix(factors: FloatMatrix) -> NDArray[np.float64]:
     return block_gram(factors, first_row=0)
 
 
-def block_gram(
-    factors: FloatMatrix, first_row: int, weights: FloatVector | None = None
-) -> NDArray[np.float64]:
+def block_gram(factors: FloatMatrix, first_row: int, weights: FloatVector | None = None) -> NDArray[np.float64]:
     """Return FᵀWF of one logical block of rows. The Gram matrix of a side is the sum over its blocks in block
     order.
 
@@ -59,8 +57,7 @@ def block_gram(
         bad_rows = np.flatnonzero(~np.isfinite(wide).all(axis=1))
         row = f"row {first_row + int(bad_rows[0])}" if len(bad_rows) else f"the block from row {first_row}"
         raise NumericalError(
-            f"factors of {row} are not finite or too large; "
-            "look for extreme values or raise the regularization"
+            f"factors of {row} are not finite or too large; look for extreme values or raise the regularization"
         )
     return gram
 
@@ -84,9 +81,7 @@ def eigenbasis(gram: FloatMatrix) -> tuple[NDArray[np.float64], NDArray[np.float
     """
     matrix = np.asarray(gram, dtype=np.float64)
     if not np.isfinite(matrix).all():
-        raise NumericalError(
-            "the Gram matrix is not finite; look for extreme values or raise the regularization"
-        )
+        raise NumericalError("the Gram matrix is not finite; look for extreme values or raise the regularization")
     eigenvalues, vectors = np.linalg.eigh((matrix + matrix.T) / 2.0)
     basis = vectors[:, ::-1] * column_signs(vectors[:, ::-1])
     return np.ascontiguousarray(basis), np.maximum(eigenvalues[::-1], 0.0)

@@ -22,9 +22,7 @@ _ROWS_AT_ONCE = 65_536
 UInt64Vector = NDArray[np.uint64]
 
 
-def hash_ids(
-    ids: Sequence[str] | NDArray[np.str_] | NDArray[np.object_], seed: int = 42
-) -> NDArray[np.int64]:
+def hash_ids(ids: Sequence[str] | NDArray[np.str_] | NDArray[np.object_], seed: int = 42) -> NDArray[np.int64]:
     """Return xxHash64 of each id's UTF-8 bytes, signed: what Spark SQL's ``xxhash64`` gives for a string
     column.
 

@@ -13,9 +13,7 @@ def all_pairs_loss(user_gram: FloatMatrix, item_gram: FloatMatrix, unobserved_we
     Both Gram matrices, (rank, rank), must be in the same basis. Source: Rendle et al., RecSys 2022, section
     2.2.
     """
-    return float(
-        unobserved_weight * np.sum(np.asarray(user_gram, np.float64) * np.asarray(item_gram, np.float64))
-    )
+    return float(unobserved_weight * np.sum(np.asarray(user_gram, np.float64) * np.asarray(item_gram, np.float64)))
 
 
 def ridge_loss(factors: FloatMatrix, ridge: FloatVector | float) -> float:

@@ -58,11 +58,7 @@ def top_k(
     n_users, n_items = len(user_factors), len(item_factors)
     if k < 1:
         raise ConfigError(f"k must be at least 1, got {k}")
-    if (
-        user_factors.shape[1] != item_factors.shape[1]
-        or len(seen_ptr) != n_users + 1
-        or len(tie_rank) != n_items
-    ):
+    if user_factors.shape[1] != item_factors.shape[1] or len(seen_ptr) != n_users + 1 or len(tie_rank) != n_items:
         raise ConfigError(
             f"shapes do not fit: users {user_factors.shape}, items {item_factors.shape}, "
             f"{len(seen_ptr)} row pointers, {len(tie_rank)} tie ranks"
@@ -214,9 +210,7 @@ def _insert(best: IntVector, scores: FloatVector, ties: IntVector, item: int, sc
     place = len(best)
     while place > 0:
         other = best[place - 1]
-        if other >= 0 and (
-            scores[place - 1] > score or (scores[place - 1] == score and ties[other] < ties[item])
-        ):
+        if other >= 0 and (scores[place - 1] > score or (scores[place - 1] == score and ties[other] < ties[item])):
             break
         place -= 1
     if place == len(best):

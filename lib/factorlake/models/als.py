@@ -113,8 +113,7 @@ class _Training:
                 metric = validate(epoch, self._snapshot(state))
                 if np.isnan(metric):
                     raise NumericalError(
-                        f"the held-out metric of epoch {epoch} is not a number; "
-                        "check that the holdout is not empty"
+                        f"the held-out metric of epoch {epoch} is not a number; check that the holdout is not empty"
                     )
                 self._tell(replace(row, metric=metric))
                 score = metric if larger_is_better else -metric
@@ -155,9 +154,7 @@ class _Training:
         gram = np.zeros((self.parameters.width, self.parameters.width))
         ridge_part = 0.0
         for part in layout.slices():
-            ridge = self.parameters.regularization * ridge_weights(
-                layout.counts[part], n_other, self.parameters
-            )
+            ridge = self.parameters.regularization * ridge_weights(layout.counts[part], n_other, self.parameters)
             ridge_part += regularization_loss(rows[part], ridge, self.parameters)
             if self.parameters.objective == "implicit":
                 gram += block_gram(rows[part], part.start)
@@ -199,8 +196,7 @@ class _Training:
         )
         if not np.isfinite(row.loss):
             raise NumericalError(
-                f"the objective of epoch {epoch} is {row.loss}; "
-                "look for extreme values or raise the regularization"
+                f"the objective of epoch {epoch} is {row.loss}; look for extreme values or raise the regularization"
             )
         return new, row
 
@@ -261,9 +257,7 @@ class _Training:
         began = time.perf_counter()
         parameters, problem, rank = self.parameters, self.problem, self.parameters.rank
         items = np.array(state.item.rows, dtype=np.float32)
-        items[:, :rank] = canonical_items(
-            state.user.rows, state.item.rows, problem.users, problem.items, parameters
-        )
+        items[:, :rank] = canonical_items(state.user.rows, state.item.rows, problem.users, problem.items, parameters)
         item_factors = np.ascontiguousarray(items[:, :rank])
         item_biases = np.ascontiguousarray(items[:, rank]) if parameters.has_biases else None
         gram = item_gram(item_factors, problem.items)

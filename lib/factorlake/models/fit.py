@@ -47,9 +47,7 @@ class FittedAls:
         Ties go by item id; −1 and −inf fill the place where fewer items are left.
         """
         tie_rank = np.empty(len(self.item_ids), np.int64)
-        tie_rank[np.argsort(np.array(self.item_ids, dtype=object), kind="stable")] = np.arange(
-            len(self.item_ids)
-        )
+        tie_rank[np.argsort(np.array(self.item_ids, dtype=object), kind="stable")] = np.arange(len(self.item_ids))
         model = self.model
         with single_threaded_blas():
             return top_k(

@@ -124,15 +124,11 @@ class LocalHalfStep:
     Use as a context manager, so that the threads end with the training.
     """
 
-    def __init__(
-        self, user_blocks: Sequence[RatingBlock], item_blocks: Sequence[RatingBlock], threads: int = 1
-    ):
+    def __init__(self, user_blocks: Sequence[RatingBlock], item_blocks: Sequence[RatingBlock], threads: int = 1):
         self._blocks: dict[Side, Sequence[RatingBlock]] = {"user": user_blocks, "item": item_blocks}
         self._pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="half-step")
 
-    def __call__(
-        self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None
-    ) -> Sequence[BlockResult]:
+    def __call__(self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
         blocks = self._blocks[task.side]
 
         def solve(position: int) -> BlockResult:

@@ -136,10 +136,7 @@ def _attributes(context: Context, source: AttributeSource) -> list[Column]:
     events = context.settings.events
     texts = [_optional(source, name, "string").alias(name) for name in TEXTS]
     formats = list(dict.fromkeys([*events.time_formats, "iso"]))
-    times = [
-        read_time(_optional(source, name, "string"), formats, events.zone or "UTC").alias(name)
-        for name in TIMES
-    ]
+    times = [read_time(_optional(source, name, "string"), formats, events.zone or "UTC").alias(name) for name in TIMES]
     return [*texts, *times]
 
 
@@ -173,9 +170,7 @@ def _from_events(context: Context, side: str, source: AttributeSource, result: J
     if not columns:
         raise ConfigError(f"`attributes.{side}s` takes nothing from events: name `columns` or `features`")
     spark, lake = context.spark, context.lake
-    accepted = delta_io.read(spark, lake.shared("interactions")).select(
-        "event_id", F.col(f"{side}_id").alias("id")
-    )
+    accepted = delta_io.read(spark, lake.shared("interactions")).select("event_id", F.col(f"{side}_id").alias("id"))
     values = [stripped(raw_text(column)) for column in columns]
     # Exact copies share their event_id and their fields: any one of them will do.
     raw = (
@@ -195,17 +190,12 @@ def _from_events(context: Context, side: str, source: AttributeSource, result: J
         F.min(F.struct((-F.col("count")).alias("rank"), "value"))["value"].alias("value")
     )
     wide = best.groupBy("id").agg(
-        *(
-            F.max(F.when(F.col("key") == at, F.col("value"))).alias(f"value_{at}")
-            for at in range(len(columns))
-        )
+        *(F.max(F.when(F.col("key") == at, F.col("value"))).alias(f"value_{at}") for at in range(len(columns)))
     )
     texts = {name: F.col(f"value_{at}") for at, name in enumerate(source.columns)}
     features = F.map_from_arrays(
         F.array(*(F.lit(name) for name in source.features)).cast("array<string>"),
-        F.array(*(F.col(f"value_{at}") for at in range(len(source.columns), len(columns)))).cast(
-            "array<string>"
-        ),
+        F.array(*(F.col(f"value_{at}") for at in range(len(source.columns), len(columns)))).cast("array<string>"),
     )
     return wide.select(
         "id",

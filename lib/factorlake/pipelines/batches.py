@@ -57,9 +57,7 @@ class BatchStates:
             if row["kind"] == "gate" and row["rule"] == WRITTEN:
                 states.written.add(row["batch"])
             elif row["kind"] == "gate":
-                states.decisions[row["batch"]] = Decision(
-                    bool(row["success"]), json.loads(row["detail"] or "{}")
-                )
+                states.decisions[row["batch"]] = Decision(bool(row["success"]), json.loads(row["detail"] or "{}"))
             elif row["rule"] == SHARE:
                 states.shares[row["batch"]] = row["value"]
             elif row["batch"] in states.decisions:
@@ -87,13 +85,10 @@ def record_decision(context: Context, batch: str, metrics: BatchMetrics, decisio
     ]
     rows[0]["detail"] = json.dumps(decision.detail, sort_keys=True)
     rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.counts.items()]
-    rows += [
-        {"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.reasons.items()
-    ]
+    rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.reasons.items()]
     rows.append({"rule": SHARE, "kind": "share", "value": metrics.quarantined_share})
     rows += [
-        {"rule": f"null_share_{name}", "kind": "share", "value": share}
-        for name, share in metrics.null_shares.items()
+        {"rule": f"null_share_{name}", "kind": "share", "value": share} for name, share in metrics.null_shares.items()
     ]
     record(context, batch, rows)
 

@@ -74,8 +74,7 @@ def make_tracks(item_taste: NDArray[np.float32], rng: np.random.Generator) -> li
     n_titles = len(_MOODS) * len(_THINGS)
     titles = rng.permutation(n_titles)
     artists = [
-        _artists(max(1, int((genres == genre).sum()) // _TRACKS_PER_ARTIST), rng)
-        for genre in range(len(_GENRES))
+        _artists(max(1, int((genres == genre).sum()) // _TRACKS_PER_ARTIST), rng) for genre in range(len(_GENRES))
     ]
     tracks = []
     for position in range(n_tracks):

@@ -70,12 +70,8 @@ def event_log(
     liked = np.flatnonzero(rng.random(len(listeners)) < 1 / (1 + np.exp(3 - liking)))
     liked_at = np.minimum(found_at[liked] + rng.integers(20, 240, len(liked)), end - 1)
 
-    skippers, skipped = taste.sample_pairs(
-        _n_pairs(taste, _SKIPPED_PER_LISTENER), liking=-0.5, stream=_SKIPPED
-    )
-    unsought = ~np.isin(
-        skippers * np.int64(taste.n_items) + skipped, listeners * np.int64(taste.n_items) + tracks
-    )
+    skippers, skipped = taste.sample_pairs(_n_pairs(taste, _SKIPPED_PER_LISTENER), liking=-0.5, stream=_SKIPPED)
+    unsought = ~np.isin(skippers * np.int64(taste.n_items) + skipped, listeners * np.int64(taste.n_items) + tracks)
     skippers, skipped = skippers[unsought], skipped[unsought]
 
     who = np.concatenate([listeners, listeners[replayed], listeners[liked], skippers])

@@ -97,9 +97,7 @@ def _worker_python() -> Check:
     if answer.returncode != 0:
         return Check(name, False, f"PYSPARK_PYTHON={chosen} cannot import numba and pyarrow", fix)
     if answer.stdout != own:
-        return Check(
-            name, False, f"PYSPARK_PYTHON={chosen} is Python {answer.stdout}, the driver's is {own}", fix
-        )
+        return Check(name, False, f"PYSPARK_PYTHON={chosen} is Python {answer.stdout}, the driver's is {own}", fix)
     return Check(name, True, f"PYSPARK_PYTHON={chosen} is Python {own}")
 
 

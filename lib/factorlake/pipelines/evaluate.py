@@ -1,4 +1,5 @@
-"""Judge a candidate on events it has not seen: reads its factors and interactions, writes evaluation and a models row."""
+"""Judge a candidate on events it has not seen: reads its factors and interactions, writes evaluation and a models
+row."""
 
 from __future__ import annotations
 
@@ -202,7 +203,9 @@ def _ranking_figures(
     per_user = {}
     for name, frame in lists.items():
         matrix = np.full((len(users), k), -1, np.int64)
-        matrix[users.get_indexer(frame["user_id"]), frame["rank"].to_numpy() - 1] = items.get_indexer(frame["item_id"])
+        matrix[users.get_indexer(pd.Index(frame["user_id"])), frame["rank"].to_numpy() - 1] = items.get_indexer(
+            pd.Index(frame["item_id"])
+        )
         per_user[name] = ranking_metrics(matrix, truth_ptr, truth_items, k)
         figures |= {(name, metric): mean_interval(values) for metric, values in per_user[name].items()}
         share = coverage(matrix, max(len(items), len(judged.items.factors)), k)
@@ -214,7 +217,7 @@ def _ranking_figures(
 
 
 def _compressed(users: pd.Index, items: pd.Index, pairs: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    row, item = users.get_indexer(pairs["user_id"]), items.get_indexer(pairs["item_id"])
+    row, item = users.get_indexer(pd.Index(pairs["user_id"])), items.get_indexer(pd.Index(pairs["item_id"]))
     row_ptr = np.zeros(len(users) + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=len(users)), out=row_ptr[1:])
     return row_ptr, item[np.argsort(row, kind="stable")]
@@ -235,13 +238,15 @@ def _rating_figures(context: Context, judged: Judged, task: Task) -> dict[tuple[
     user_ids, item_ids = pd.Index(known["user_id"].unique()), pd.Index(known["item_id"].unique())
     ratings = known["value"].to_numpy(np.float64)
     baseline = BiasBaseline.fit(
-        user_ids.get_indexer(known["user_id"]),
-        item_ids.get_indexer(known["item_id"]),
+        user_ids.get_indexer(pd.Index(known["user_id"])),
+        item_ids.get_indexer(pd.Index(known["item_id"])),
         ratings,
         len(user_ids),
         len(item_ids),
     )
-    by_biases = baseline.predict(user_ids.get_indexer(held["user_id"]), item_ids.get_indexer(held["item_id"]))
+    by_biases = baseline.predict(
+        user_ids.get_indexer(pd.Index(held["user_id"])), item_ids.get_indexer(pd.Index(held["item_id"]))
+    )
     owner = pd.factorize(held["user_id"])[0]
     actual = held["value"].to_numpy(np.float64)
     guesses = {"model": predicted, "biases": by_biases, "mean": np.full(len(actual), ratings.mean())}

@@ -173,9 +173,7 @@ def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) 
     context.progress(f"reading the rows that {path} got up to version {new.version}")
     result.counts["files"] += 1
     batch = ledger.batch_id([(path, f"{since}..{new.version}")])
-    planned = ledger.entry(
-        path, ledger.PLANNED, size=0, modified_us=None, content_hash=str(new.version), batch=batch
-    )
+    planned = ledger.entry(path, ledger.PLANNED, size=0, modified_us=None, content_hash=str(new.version), batch=batch)
     ledger.record(context, [planned])
     commit = write_records(context, batch, read_new_rows(context.spark, new))
     close_batch(context, batch, [planned], commit.version, result)
@@ -203,9 +201,7 @@ def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
     return commit
 
 
-def close_batch(
-    context: Context, batch: str, planned: list[dict[str, Any]], version: int, result: JobResult
-) -> None:
+def close_batch(context: Context, batch: str, planned: list[dict[str, Any]], version: int, result: JobResult) -> None:
     """Record every file of a written batch as ingested, with its records in raw_events at ``version``."""
     path = context.lake.shared("raw_events")
     counts = count_by_file(delta_io.read(context.spark, path).filter(F.col("batch") == batch))
@@ -214,9 +210,7 @@ def close_batch(
     if len(planned) == 1:
         total = sum(records for records, _ in counts.values()), sum(broken for _, broken in counts.values())
         per_file = {planned[0]["file"]: total}
-    entries = [
-        {**entry, "outcome": ledger.INGESTED, "records": per_file[entry["file"]][0]} for entry in planned
-    ]
+    entries = [{**entry, "outcome": ledger.INGESTED, "records": per_file[entry["file"]][0]} for entry in planned]
     result.versions["ingest_ledger"] = ledger.record(context, entries)
     result.versions["raw_events"] = version
     result.counts["records"] += sum(records for records, _ in per_file.values())

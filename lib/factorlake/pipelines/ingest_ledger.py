@@ -31,9 +31,7 @@ class Ledger:
 
     @staticmethod
     def read(context: Context) -> Ledger:
-        frame = delta_io.read_or_empty(
-            context.spark, context.lake.shared("ingest_ledger"), SCHEMAS["ingest_ledger"]
-        )
+        frame = delta_io.read_or_empty(context.spark, context.lake.shared("ingest_ledger"), SCHEMAS["ingest_ledger"])
         columns = [name for name in frame.columns if name not in ("modified_at", "recorded_at")]
         return Ledger(
             frame.select(
@@ -45,9 +43,7 @@ class Ledger:
 
     def known_files(self) -> set[FileKey]:
         """Path, size and time of change of each file that needs no second look."""
-        return {
-            (row["file"], row["size"], row["modified_us"]) for row in self.rows if row["outcome"] in SETTLED
-        }
+        return {(row["file"], row["size"], row["modified_us"]) for row in self.rows if row["outcome"] in SETTLED}
 
     def known_hashes(self) -> dict[str, str]:
         """Content hash of each ingested file, and one file that has it."""
@@ -77,9 +73,7 @@ class Ledger:
     def last_version(self, table: str) -> int | None:
         """Latest ingested version of a Delta source; None when none was."""
         versions = [
-            int(row["content_hash"])
-            for row in self.rows
-            if row["file"] == table and row["outcome"] == INGESTED
+            int(row["content_hash"]) for row in self.rows if row["file"] == table and row["outcome"] == INGESTED
         ]
         return max(versions, default=None)
 

@@ -45,7 +45,12 @@ class Job:
 JOBS = {
     job.verb: job
     for job in (
-        Job("ingest", "ingest_interactions", "Take new files of the log into raw_events.", ("raw_events", "ingest_ledger")),
+        Job(
+            "ingest",
+            "ingest_interactions",
+            "Take new files of the log into raw_events.",
+            ("raw_events", "ingest_ledger"),
+        ),
         Job("attributes", "ingest_attributes", "Take names and attributes.", ("user_attributes", "item_attributes")),
         Job(
             "validate",
@@ -135,7 +140,8 @@ def execute(
 
 
 def _take_leases(held: ExitStack, job: Job, lake: Lake, run_id: str) -> Callable[[], int]:
-    """Take the leases of the tables a job writes; where the root is no disk, writers are kept apart by the scheduler."""
+    """Take the leases of the tables a job writes; where the root is no disk, writers are kept apart by the
+    scheduler."""
     if not lake.is_local:
         log.warning("no lease on %s: let the scheduler run one job at a time", lake.root)
         return lambda: 0

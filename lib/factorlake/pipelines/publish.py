@@ -33,7 +33,10 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
             # A run was killed after its publications row, before it could say so in models.
             registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
         return JobResult(
-            NOTHING_TO_DO, f"model {version} is published already", versions=dict(live["versions"]), model_version=version
+            NOTHING_TO_DO,
+            f"model {version} is published already",
+            versions=dict(live["versions"]),
+            model_version=version,
         )
     if row["state"] not in ("scored", "published", "refused"):
         raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")

@@ -86,7 +86,9 @@ def build_report(context: Context, result: JobResult, stages: list[Stage]) -> Ru
         settings=settings.model_dump(by_alias=True, mode="json"),
         batches=batches,
         expectations=expectations,
-        trace=_of_model(context, "training_trace", version, TraceRow, ["epoch", F.col("state") == "final", F.desc("side")]),
+        trace=_of_model(
+            context, "training_trace", version, TraceRow, ["epoch", F.col("state") == "final", F.desc("side")]
+        ),
         evaluation=_latest_evaluation(context, version),
         samples=_samples(context, row, lists) if row and lists is not None else (),
         planted=planted_share(context, row, lists) if settings.demo and row and lists is not None else None,

@@ -35,9 +35,9 @@ def show(settings: Settings, as_json: bool) -> int:
         rows = delta_io.read(spark, path).orderBy(F.desc(order)).limit(SHOWN).select(columns).collect()
         found[table] = [row.asDict() for row in rows]
     if not as_json:
-        for table, rows in found.items():
+        for table, lines in found.items():
             sys.stdout.write(f"{table}\n")
-            for row in rows or [{"": "none yet"}]:
-                sys.stdout.write("  " + "  ".join(str(value) for value in row.values() if value is not None) + "\n")
+            for line in lines or [{"": "none yet"}]:
+                sys.stdout.write("  " + "  ".join(str(value) for value in line.values() if value is not None) + "\n")
     sys.stdout.write(json.dumps({"exit_code": DONE, **found}, default=str) + "\n")
     return DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -131,7 +131,7 @@ def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: d
 def item_factors_frame(fitted: Fitted, factors: Handle, biases: Handle, known: DataFrame) -> DataFrame:
     """Return (id, factor, bias, norm, n_observed) of the trained items; each task reads its rows from the handles."""
 
-    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             position = batch["position"].to_numpy()
             chosen = np.ascontiguousarray(factors.load()[position], np.float32)

@@ -89,9 +89,7 @@ def _rules(context: Context) -> str:
 
 def _waiting(context: Context, ingested: dict[str, int], states: BatchStates) -> list[str]:
     settings = gate_hash(context)
-    refused = {
-        batch for batch in states.refused() if states.decisions[batch].detail.get("settings") == settings
-    }
+    refused = {batch for batch in states.refused() if states.decisions[batch].detail.get("settings") == settings}
     return [batch for batch in ingested if batch not in states.written and batch not in refused]
 
 
@@ -135,9 +133,7 @@ def records_with_verdicts(context: Context, batch: str) -> DataFrame:
     settings = context.settings
     raw = delta_io.read_or_empty(context.spark, context.lake.shared("raw_events"), SCHEMAS["raw_events"])
     interactions = _of_others(context, "interactions", batch)
-    known = interactions.select("event_id").unionByName(
-        _of_others(context, "quarantine", batch).select("event_id")
-    )
+    known = interactions.select("event_id").unionByName(_of_others(context, "quarantine", batch).select("event_id"))
     judged = judge_rows(raw.filter(F.col("batch") == batch), settings.events, settings.validation)
     return with_verdicts(judged, known, interactions, settings.events.event_key)
 
@@ -235,11 +231,7 @@ def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
     if not validation.expectations or not decision.counts["accepted"]:
         return []
     context.progress("running the Great Expectations suite")
-    docs = (
-        os.path.join(context.lake.reports(), "data_docs")
-        if validation.data_docs and context.lake.is_local
-        else None
-    )
+    docs = os.path.join(context.lake.reports(), "data_docs") if validation.data_docs and context.lake.is_local else None
     findings = run_suite(
         _of(context, "interactions").filter(F.col("batch") == batch),
         read_suite(validation.expectations, context.conf_dir),

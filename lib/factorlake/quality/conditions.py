@@ -201,9 +201,7 @@ class _Parser:
             if not self.take("and"):
                 self.fail("`between` needs `and`")
             high = self.sum(depth)
-            term = Term(
-                "boolean", f"({self._compare(left, '>=', low).sql} AND {self._compare(left, '<=', high).sql})"
-            )
+            term = Term("boolean", f"({self._compare(left, '>=', low).sql} AND {self._compare(left, '<=', high).sql})")
         elif word == "in":
             self.expect("(")
             choices = [self._compare(left, "=", self.sum(depth)).sql]

@@ -43,17 +43,14 @@ def read_suite(name: str, conf_dir: str) -> list[dict[str, Any]]:
     ------
     ConfigError : there is no such file, or it is not such a list.
     """
-    path = (
-        Path(name) if name.endswith((".yaml", ".yml")) else Path(conf_dir) / "expectations" / f"{name}.yaml"
-    )
+    path = Path(name) if name.endswith((".yaml", ".yml")) else Path(conf_dir) / "expectations" / f"{name}.yaml"
     try:
         if path.stat().st_size > MAX_SUITE_BYTES:
             raise ConfigError(f"the suite {path} is larger than {MAX_SUITE_BYTES} bytes")
         suite = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise ConfigError(
-            f"the suite {path} cannot be read: set `validate.expectations` to a file in "
-            f"{conf_dir}/expectations"
+            f"the suite {path} cannot be read: set `validate.expectations` to a file in {conf_dir}/expectations"
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"the suite {path} is no YAML: {str(error).splitlines()[0]}") from None
@@ -91,12 +88,8 @@ def _run(rows: DataFrame, suite: list[dict[str, Any]], docs_folder: str | None) 
     expectations = context.suites.add(gx.ExpectationSuite(NAME))
     for item in suite:
         arguments = {name: value for name, value in item.items() if name != "type"}
-        expectations.add_expectation(
-            ExpectationConfiguration(type=item["type"], kwargs=arguments).to_domain_obj()
-        )
-    definition = context.validation_definitions.add(
-        gx.ValidationDefinition(name=NAME, data=whole, suite=expectations)
-    )
+        expectations.add_expectation(ExpectationConfiguration(type=item["type"], kwargs=arguments).to_domain_obj())
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=NAME, data=whole, suite=expectations))
     parameters = {"dataframe": rows}
     if docs_folder is None:
         result = definition.run(batch_parameters=parameters, result_format="BOOLEAN_ONLY")

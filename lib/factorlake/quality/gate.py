@@ -20,9 +20,7 @@ class Verdict:
     reason: str | None = None
 
 
-def judge_batch(
-    n_rows: int, n_quarantined: int, n_accepted: int, history: list[float], gate: GateSettings
-) -> Verdict:
+def judge_batch(n_rows: int, n_quarantined: int, n_accepted: int, history: list[float], gate: GateSettings) -> Verdict:
     """Judge one batch.
 
     Parameters
@@ -53,9 +51,7 @@ def judge_batch(
         spread = MAD_TO_SIGMA * median([abs(past - centre) for past in history])
         distance = share - centre
         if distance > gate.history_floor and distance > gate.history_z * spread:
-            deviations = (
-                f"{distance / spread:.1f} robust deviations" if spread else "while the past did not vary"
-            )
+            deviations = f"{distance / spread:.1f} robust deviations" if spread else "while the past did not vary"
             return Verdict(
                 False,
                 f"{n_quarantined} of {judged} rows ({share:.1%}) are refused, against a median of "

@@ -15,9 +15,7 @@ from factorlake.errors import ConfigError
 WHITE_SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\ufeff"
 NUMBER = r"\A[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\z"
 NOT_FINITE = r"(?i)\A[+-]?(nan|inf|infinity)\z"
-ISO_TIME = (
-    r"\A\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?)?\z"
-)
+ISO_TIME = r"\A\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?)?\z"
 WITH_ZONE = r"\A.{11,}(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\z"
 EPOCH = r"\A-?\d{1,15}(\.\d{1,9})?\z"
 # Python's datetime ends here, and with it all that reads the tables through Python.
@@ -58,9 +56,7 @@ def read_number(text: Column) -> Column:
     bare = stripped(text)
     # Spark knows no sign before nan.
     words = F.regexp_replace(F.lower(bare), r"\A[+-](?=nan)", "")
-    return F.when(bare.rlike(NUMBER), bare.try_cast("double")).when(
-        bare.rlike(NOT_FINITE), words.try_cast("double")
-    )
+    return F.when(bare.rlike(NUMBER), bare.try_cast("double")).when(bare.rlike(NOT_FINITE), words.try_cast("double"))
 
 
 def read_time(text: Column, formats: list[str], zone: str | None) -> Column:

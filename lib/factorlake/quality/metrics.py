@@ -62,10 +62,7 @@ def measure(records: DataFrame, reasons: list[str]) -> BatchMetrics:
         F.unix_micros(F.min(F.when(accepted, F.col("event_time")))).alias("first_event"),
         F.unix_micros(F.max(F.when(accepted, F.col("event_time")))).alias("last_event"),
         *(F.count_if(judged & F.col(name).isNull()).alias(f"null_{name}") for name in MAPPED),
-        *(
-            F.count_if(refused & F.array_contains("reasons", name)).alias(f"reason_{name}")
-            for name in reasons
-        ),
+        *(F.count_if(refused & F.array_contains("reasons", name)).alias(f"reason_{name}") for name in reasons),
     ).first()
     if row is None:
         raise FactorlakeError("an aggregation without groups gave no row")

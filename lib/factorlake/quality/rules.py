@@ -90,9 +90,7 @@ def judge_rows(raw: DataFrame, events: EventSettings, validation: ValidateSettin
     conditions = {**_built_in(events), **{rule.name: _breaks(rule) for rule in validation.rules}}
     whole = F.col("fields").isNotNull()
     reasons = [
-        F.when(
-            F.coalesce(condition if name == "broken_record" else whole & condition, F.lit(False)), F.lit(name)
-        )
+        F.when(F.coalesce(condition if name == "broken_record" else whole & condition, F.lit(False)), F.lit(name))
         for name, condition in sorted(conditions.items())
     ]
     return map_events(raw, events).withColumn("reasons", F.array_compact(F.array(*reasons)))
@@ -170,9 +168,7 @@ def _outside(rule: RowRule, name: str, column: Column) -> Column:
     if name == "event_time":
         if rule.above is not None:
             raise ConfigError(f"rule {rule.name!r}: `above` is for numbers; use `min` and `max` with times")
-        low, high = (
-            None if bound is None else F.try_to_timestamp(F.lit(str(bound))) for bound in (rule.min, rule.max)
-        )
+        low, high = (None if bound is None else F.try_to_timestamp(F.lit(str(bound))) for bound in (rule.min, rule.max))
         return ~_within(column, low, high)
     try:
         low_number, high_number = (None if bound is None else float(bound) for bound in (rule.min, rule.max))

@@ -54,9 +54,7 @@ def with_verdicts(judged: DataFrame, known: DataFrame, earlier: DataFrame, event
 def _with_survivors(rows: DataFrame, earlier: DataFrame, event_key: list[str]) -> DataFrame:
     old = earlier.select(*EVENT, "batch", *ORIGIN, F.lit(KEPT).alias("verdict"))
     contenders = rows.filter(F.col("verdict") == ACCEPTED).unionByName(old, allowMissingColumns=True)
-    best_first = Window.partitionBy(*event_key).orderBy(
-        F.col("event_time").desc_nulls_last(), F.col("event_id").desc()
-    )
+    best_first = Window.partitionBy(*event_key).orderBy(F.col("event_time").desc_nulls_last(), F.col("event_id").desc())
     beaten = F.row_number().over(best_first) > 1
     judged = contenders.withColumn("beaten", beaten).withColumn(
         "verdict",

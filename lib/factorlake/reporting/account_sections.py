@@ -88,9 +88,7 @@ def _batches(report: RunReport) -> Html:
                     batch.superseded,
                 )
             ),
-            join(
-                [OUTCOMES[batch.passed], f" {printable(batch.gate_reason, 200)}" if batch.gate_reason else ""]
-            ),
+            join([OUTCOMES[batch.passed], f" {printable(batch.gate_reason, 200)}" if batch.gate_reason else ""]),
         )
         # Refused batches first: they are what a reader has to act on.
         for batch in sorted(report.batches, key=lambda batch: batch.passed)
@@ -109,9 +107,7 @@ def expectations(report: RunReport) -> Html:
             OUTCOMES[check.success],
             ABSENT if check.value is None else figure(check.value, 0),
         )
-        for check in sorted(
-            report.expectations, key=lambda check: (check.success is True, check.success is None)
-        )
+        for check in sorted(report.expectations, key=lambda check: (check.success is True, check.success is None))
     ]
     passed = sum(check.success is True for check in report.expectations)
     return section(

@@ -33,9 +33,7 @@ def tag(element: str, /, *children: object, **attributes: object) -> Html:
 def join(parts: Iterable[object]) -> Html:
     """Return the parts one after the other, each escaped unless it is ``Html``."""
     kept = (part for part in parts if part is not None)
-    return Html(
-        "".join(part if isinstance(part, Html) else html.escape(str(part), quote=False) for part in kept)
-    )
+    return Html("".join(part if isinstance(part, Html) else html.escape(str(part), quote=False) for part in kept))
 
 
 def name(text: str) -> Html:

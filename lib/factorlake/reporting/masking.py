@@ -13,9 +13,7 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
-URL_SIGNATURE = re.compile(
-    r"(?i)([?&;](?:sig|signature|token|key|password|x-amz-[a-z-]+|access_?key|secret)=)[^&;\s]+"
-)
+URL_SIGNATURE = re.compile(r"(?i)([?&;](?:sig|signature|token|key|password|x-amz-[a-z-]+|access_?key|secret)=)[^&;\s]+")
 USER_RULE_FIELDS = ("values", "pattern", "condition", "min", "max", "above")
 
 

@@ -160,11 +160,7 @@ def _training_facts(report: RunReport) -> Html:
     ]
     if best:
         facts.append((f"held-out {printable(best[-1].metric_name, 20)} at last", figure(best[-1].metric)))
-    facts += [
-        (what, printable(value, 20))
-        for what, value in (("plan", first.plan), ("solver", first.solver))
-        if value
-    ]
+    facts += [(what, printable(value, 20)) for what, value in (("plan", first.plan), ("solver", first.solver)) if value]
     return table(f"Training in figures, {seconds(spent)} in all", ("what", "figure"), facts, numeric=(1,))
 
 

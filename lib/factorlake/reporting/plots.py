@@ -218,9 +218,7 @@ def skew_figure(skews: Sequence[Skew]) -> Html:
         panel.set_xlabel("rank of the user or item, most observed first")
         panel.set_ylabel("observations")
         panel.legend()
-        longest = (
-            f"{plural(skew.rows, skew.side)}, the longest with {count(skew.longest)}" for skew in drawn
-        )
+        longest = (f"{plural(skew.rows, skew.side)}, the longest with {count(skew.longest)}" for skew in drawn)
         result.append("Lines of observations by rank: " + "; ".join(longest) + ".")
     return result.markup
 

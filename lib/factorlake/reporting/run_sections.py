@@ -43,10 +43,7 @@ def work(report: RunReport) -> Html:
     settings = table(
         "Settings as resolved; secrets and ids of users are masked",
         ("setting", "value"),
-        [
-            (tag("code", printable(key)), tag("code", printable(value)))
-            for key, value in _flat(report.settings)
-        ],
+        [(tag("code", printable(key)), tag("code", printable(value))) for key, value in _flat(report.settings)],
         limit=300,
     )
     return section(

@@ -25,9 +25,7 @@ SHOWN_TRACE = 6
 SHOWN_METRICS = 10
 
 
-def render_summary(
-    report: RunReport, width: int = 100, color: bool = False, html_path: str | None = None
-) -> str:
+def render_summary(report: RunReport, width: int = 100, color: bool = False, html_path: str | None = None) -> str:
     """Return the end of a run as terminal text.
 
     Row accounting as an equation with the reasons, the training trace, metrics beside the baseline, a few
@@ -137,22 +135,15 @@ def _metrics(report: RunReport) -> RenderableType | None:
 def _recommendations(report: RunReport) -> RenderableType | None:
     if not report.samples:
         return None
-    samples = Table(
-        title="Recommendations", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, expand=True
-    )
+    samples = Table(title="Recommendations", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, expand=True)
     samples.add_column("")
     samples.add_column("had", style="dim", ratio=2)
     samples.add_column("recommended", ratio=3)
     for number, sample in enumerate(report.samples[:SHOWN_USERS], start=1):
         had = ", ".join(printable(item, 60) for item in sample.history[:3]) or ABSENT
         left = max(sample.history_total, len(sample.history)) - len(sample.history[:3])
-        best = (
-            ", ".join(printable(suggestion.item, 60) for suggestion in sample.suggestions[:SHOWN_ITEMS])
-            or ABSENT
-        )
-        samples.add_row(
-            f"user {number}", Text(had + (f" and {count(left)} more" if left > 0 else "")), Text(best)
-        )
+        best = ", ".join(printable(suggestion.item, 60) for suggestion in sample.suggestions[:SHOWN_ITEMS]) or ABSENT
+        samples.add_row(f"user {number}", Text(had + (f" and {count(left)} more" if left > 0 else "")), Text(best))
     return samples
 
 
@@ -164,9 +155,7 @@ def _ending(report: RunReport) -> RenderableType | None:
     if report.publication:
         done = "published into" if report.publication.published else "not published into"
         style = "green" if report.publication.published else "red"
-        what = (
-            f"{done} slot {printable(report.publication.slot)}: {printable(report.publication.reason, 300)}"
-        )
+        what = f"{done} slot {printable(report.publication.slot)}: {printable(report.publication.reason, 300)}"
         lines.append(Text(what, style=style))
     return Group(*lines) if lines else None
 
@@ -204,9 +193,7 @@ def to_json(report: RunReport) -> str:
         "trace": [asdict(row) for row in report.trace],
         "evaluation": [asdict(row) for row in report.evaluation],
         "planted": asdict(report.planted) if report.planted else None,
-        "skews": [
-            {key: value for key, value in asdict(skew).items() if key != "curve"} for skew in report.skews
-        ],
+        "skews": [{key: value for key, value in asdict(skew).items() if key != "curve"} for skew in report.skews],
         "versions": dict(report.versions),
         "publication": asdict(report.publication) if report.publication else None,
     }

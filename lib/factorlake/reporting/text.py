@@ -21,8 +21,7 @@ def printable(text: object, limit: int = MAX_CHARACTERS) -> str:
     # Cut before looking at characters, so that a name of megabytes costs nothing.
     words = " ".join(str(text)[: 4 * limit].split())
     kept = "".join(
-        "\ufffd" if unicodedata.category(mark) in UNPRINTABLE and mark not in JOINERS else mark
-        for mark in words
+        "\ufffd" if unicodedata.category(mark) in UNPRINTABLE and mark not in JOINERS else mark for mark in words
     )
     return (kept if len(kept) <= limit else kept[: limit - 1] + "…") or ABSENT
 

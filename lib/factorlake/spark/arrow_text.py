@@ -35,6 +35,4 @@ def _floats(column: pa.Array) -> list[Any]:
     if pa.types.is_float64(column.type):
         return column.to_pylist()
     values = column.to_numpy(zero_copy_only=False)
-    return [
-        value if valid else None for value, valid in zip(values, column.is_valid().to_pylist(), strict=True)
-    ]
+    return [value if valid else None for value, valid in zip(values, column.is_valid().to_pylist(), strict=True)]

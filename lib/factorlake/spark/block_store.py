@@ -1,4 +1,5 @@
-"""Rating blocks where the workers are: a memory-mapped copy in the worker's own scratch folder, refilled from the table."""
+"""Rating blocks where the workers are: a memory-mapped copy in the worker's own scratch folder, refilled from the
+table."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from factorlake.types import RatingBlock
 
@@ -34,13 +37,19 @@ def load_block(stored: StoredBlock, store: str) -> RatingBlock:
     copy = folder / Path(stored.file).stem
     if not copy.is_dir():
         _refill(stored, copy)
-    arrays = {name: _mapped(copy / f"{name}.npy") for name in _ARRAYS}
-    first_row = int(np.load(copy / "first_row.npy", allow_pickle=False))
-    return RatingBlock(first_row, arrays["row_ptr"], arrays["neighbours"], arrays["values"], arrays["hashes"])
+    values = copy / "values.npy"
+    return RatingBlock(
+        first_row=int(np.load(copy / "first_row.npy", allow_pickle=False)),
+        row_ptr=_mapped(copy / "row_ptr.npy"),
+        neighbours=_mapped(copy / "neighbours.npy"),
+        values=_mapped(values) if values.exists() else None,
+        hashes=_mapped(copy / "hashes.npy"),
+    )
 
 
-def _mapped(file: Path) -> np.ndarray | None:
-    return np.load(file, mmap_mode="r", allow_pickle=False) if file.exists() else None
+def _mapped(file: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _refill(stored: StoredBlock, copy: Path) -> None:

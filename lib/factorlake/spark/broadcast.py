@@ -7,7 +7,7 @@ arrays. So the factors are equal bit for bit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -40,7 +40,7 @@ TASKS_PER_SLOT = 2
 def describe_blocks(blocks: DataFrame, parameters: AlsParameters) -> AlsProblem:
     """Return the sizes and layouts of packed blocks; their ratings stay with the workers."""
 
-    def describe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def describe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             sides = batch["side"].to_pylist()
             for side, (number, block) in zip(sides, unpack(batch), strict=True):
@@ -105,15 +105,14 @@ class BroadcastHalfStep:
         log.info("broadcast plan: blocks and factors travel by %s", "file" if exchange.by_file else "task")
 
     def __call__(self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
-        shipped = [self.exchange.ship(fixed), None if warm is None else self.exchange.ship(warm)]
+        fixed_handle = self.exchange.ship(fixed)
+        warm_handle = None if warm is None else self.exchange.ship(warm)
         try:
-            if self.exchange.by_file:
-                solved = self._by_file(task, *shipped)
-            else:
-                solved = self._with_tasks(task, *shipped)
+            solve = self._by_file if self.exchange.by_file else self._with_tasks
+            solved = solve(task, fixed_handle, warm_handle)
             results = {row["block"]: _unpack_result(row, task, fixed.dtype) for row in solved.toArrow().to_pylist()}
         finally:
-            for handle in shipped:
+            for handle in (fixed_handle, warm_handle):
                 if handle is not None:
                     self.exchange.drop(handle)
         return [results[block] for block in sorted(results)]
@@ -125,12 +124,13 @@ class BroadcastHalfStep:
         if task.side not in self._stored:
             located = self._blocks(task.side).select("block", "n_obs", F.col("_metadata.file_path").alias("file"))
             self._stored[task.side] = [
-                StoredBlock(row["block"], unquote(urlparse(row["file"]).path), row["n_obs"]) for row in located.collect()
+                StoredBlock(row["block"], unquote(urlparse(row["file"]).path), row["n_obs"])
+                for row in located.collect()
             ]
         groups = balanced(self._stored[task.side], TASKS_PER_SLOT * task_slots(self.spark))
         store = self.store
 
-        def solve(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for group in batch["id"].to_pylist():
                     for stored in groups[group]:
@@ -139,7 +139,7 @@ class BroadcastHalfStep:
         return self.spark.range(0, len(groups), 1, len(groups)).mapInArrow(solve, _RESULT)
 
     def _with_tasks(self, task: HalfStepTask, fixed: Handle, warm: Handle | None) -> DataFrame:
-        def solve(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for number, block in unpack(batch):
                     yield _solve(task, number, block, fixed, warm)
@@ -159,9 +159,7 @@ def balanced(blocks: Sequence[StoredBlock], n_groups: int) -> list[list[StoredBl
     return groups
 
 
-def _solve(
-    task: HalfStepTask, number: int, block: RatingBlock, fixed: Handle, warm: Handle | None
-) -> pa.RecordBatch:
+def _solve(task: HalfStepTask, number: int, block: RatingBlock, fixed: Handle, warm: Handle | None) -> pa.RecordBatch:
     own = None if warm is None else np.array(warm.load()[block.first_row : block.first_row + block.n_rows])
     with single_threaded_blas():
         result = solve_one_block(task, block, fixed.load(), own)

@@ -18,5 +18,5 @@ def _keep_caches(_: zipimport.zipimporter) -> None:
 
 
 if __name__ == "__main__":
-    zipimport.zipimporter.invalidate_caches = _keep_caches  # type: ignore[method-assign]
+    zipimport.zipimporter.invalidate_caches = _keep_caches  # type: ignore[assignment]
     manager()

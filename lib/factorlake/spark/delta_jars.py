@@ -65,9 +65,7 @@ def wanted_jars() -> dict[str, str]:
     try:
         minor = ".".join(version("pyspark").split(".")[:2])
     except PackageNotFoundError as error:
-        raise ConfigError(
-            "pyspark is not installed in this environment: pip install 'factorlake[spark]'"
-        ) from error
+        raise ConfigError("pyspark is not installed in this environment: pip install 'factorlake[spark]'") from error
     delta_jar = f"delta-spark_{minor}_2.13-{DELTA_VERSION}.jar"
     if delta_jar not in SHA256:
         raise ConfigError(f"Spark {minor} has no Delta {DELTA_VERSION} jar here: install pyspark 4.0 or 4.1")
@@ -132,13 +130,9 @@ def _resolve(delta_jar: str, ivy: str) -> None:
 def _put(source: Path, target: Path, sha256: str) -> None:
     found = _sha256(source)
     if found is None:
-        raise FactorlakeError(
-            f"Spark's resolver did not bring {target.name}: put it into {target.parent} by hand"
-        )
+        raise FactorlakeError(f"Spark's resolver did not bring {target.name}: put it into {target.parent} by hand")
     if found != sha256:
-        raise FactorlakeError(
-            f"{target.name} has SHA-256 {found}, expected {sha256}: it was not put in place"
-        )
+        raise FactorlakeError(f"{target.name} has SHA-256 {found}, expected {sha256}: it was not put in place")
     # Copied under another name first, so that a jar of that name is always whole.
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copyfile(source, partial)

@@ -46,9 +46,7 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
     }
     version = max(history, default=since)
     if version is None:
-        raise DataRefusedError(
-            f"{path} has no history to read from: set `input` to a table that keeps its log"
-        )
+        raise DataRefusedError(f"{path} has no history to read from: set `input` to a table that keeps its log")
     columns = _at(spark, path, version).columns
     if since is None:
         return NewRows(path, version, [(version, sorted(_at(spark, path, version).inputFiles()))], columns)
@@ -64,8 +62,7 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
             before = after
     except (AnalysisException, KeyError) as error:
         raise DataRefusedError(
-            f"{path} no longer keeps every version since {since}, so its new rows cannot be told: "
-            f"{_way_out()}"
+            f"{path} no longer keeps every version since {since}, so its new rows cannot be told: {_way_out()}"
         ) from error
     return NewRows(path, version, added, columns)
 

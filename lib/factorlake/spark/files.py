@@ -125,9 +125,9 @@ def _check(ingest: IngestSettings) -> None:
 def _listed(spark: SparkSession, path: str, optional: bool) -> list[tuple[str, int, int | None]]:
     """Return (path, size, time of change) of every file, by path."""
     try:
-        frame = (
-            spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(literal_path(path))
-        ).select("path", "length", F.unix_micros("modificationTime").alias("modified_us"))
+        frame = (spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(literal_path(path))).select(
+            "path", "length", F.unix_micros("modificationTime").alias("modified_us")
+        )
         rows = {row["path"]: (row["length"], row["modified_us"]) for row in frame.collect()}
         # Spark plans no read of a file of zero bytes, so that only the index of the frame knows of it.
         for uri in frame.inputFiles():

@@ -27,7 +27,8 @@ class Positions:
 
 
 def logical_block(hash_column: Column, n_blocks: int) -> Column:
-    """Return the logical block of a row: the leading bits of its signed 64-bit hash, from 0. ``n_blocks`` is a power of two."""
+    """Return the logical block of a row: the leading bits of its signed 64-bit hash, from 0. ``n_blocks`` is a power
+    of two."""
     bits = n_blocks.bit_length() - 1
     if bits == 0:
         return F.lit(0)

@@ -1,4 +1,5 @@
-"""The item side of a model for scoring and folding in: factors by position, and the frame that maps ids to positions."""
+"""The item side of a model for scoring and folding in: factors by position, and the frame that maps ids to
+positions."""
 
 from __future__ import annotations
 
@@ -27,9 +28,7 @@ class LoadedItems:
     shipped: ItemSide
 
 
-def load_items(
-    items: DataFrame, exchange: Exchange, mean: float, unavailable: DataFrame | None = None
-) -> LoadedItems:
+def load_items(items: DataFrame, exchange: Exchange, mean: float, unavailable: DataFrame | None = None) -> LoadedItems:
     """Number the items of a factor frame (id, factor, bias, n_observed) by hash order and ship them once.
 
     ``unavailable`` holds the ids that must not be listed; they take part in everything else.

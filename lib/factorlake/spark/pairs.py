@@ -27,7 +27,11 @@ class PairRule:
 
 
 def select_events(
-    events: DataFrame, event_types: list[str], min_value: float | None, newest: datetime | None, window_days: float | None
+    events: DataFrame,
+    event_types: list[str],
+    min_value: float | None,
+    newest: datetime | None,
+    window_days: float | None,
 ) -> DataFrame:
     """Return the events a recommender looks at: of the given types, at least ``min_value``, inside the window.
 
@@ -38,7 +42,9 @@ def select_events(
     if min_value is not None:
         events = events.where(F.col("value") >= min_value)
     if window_days is not None and newest is not None:
-        events = events.where(F.col("event_time") > F.lit(newest) - F.make_dt_interval(secs=F.lit(window_days * 86400.0)))
+        events = events.where(
+            F.col("event_time") > F.lit(newest) - F.make_dt_interval(secs=F.lit(window_days * 86400.0))
+        )
     return events
 
 

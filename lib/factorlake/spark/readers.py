@@ -93,9 +93,7 @@ def inspect_files(spark: SparkSession, files: list[SourceFile]) -> list[Inspecti
     rows.update(found)
     missing = "the file system does not give it (deleted, or no permission)"
     return [
-        Inspection(file, *rows[file.path])
-        if file.path in rows
-        else Inspection(file, None, False, missing, None)
+        Inspection(file, *rows[file.path]) if file.path in rows else Inspection(file, None, False, missing, None)
         for file in files
     ]
 
@@ -134,9 +132,7 @@ def _try_inspect(spark: SparkSession, files: list[SourceFile]) -> dict[str, tupl
         if not _is_about_a_file(error):
             raise
         return None
-    return {
-        row["path"]: (row["content_hash"], row["is_empty"], row["problem"], row["columns"]) for row in rows
-    }
+    return {row["path"]: (row["content_hash"], row["is_empty"], row["problem"], row["columns"]) for row in rows}
 
 
 def _is_about_a_file(error: Exception) -> bool:

@@ -284,8 +284,7 @@ def _json_record(position: int, line: str, damaged: bool) -> Record:
         return _broken(position, line, DUPLICATE_KEY)
     # Beside bytes that did not fit, an escape such as \ud800 makes text that no encoding can write.
     if (damaged or "\\u" in line) and (
-        _is_damaged(line)
-        or any(_is_damaged(name) or _is_damaged(value or "") for name, value in fields.items())
+        _is_damaged(line) or any(_is_damaged(name) or _is_damaged(value or "") for name, value in fields.items())
     ):
         return _broken(position, line, WRONG_ENCODING, fields)
     return Record(position, line, fields, None, fields_id(fields))

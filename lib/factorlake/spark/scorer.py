@@ -87,9 +87,7 @@ def score_top_k(users: DataFrame, seen: DataFrame, items: ItemSide, k: int, n_bl
         with threadpool_limits(1):
             return _score_block(left, right, item_side, rank_limit)
 
-    left = users.select("user_id", "factor", "bias").withColumn(
-        "block", logical_block(F.xxhash64("user_id"), n_blocks)
-    )
+    left = users.select("user_id", "factor", "bias").withColumn("block", logical_block(F.xxhash64("user_id"), n_blocks))
     right = seen.select("user_id", "position").withColumn("block", logical_block(F.xxhash64("user_id"), n_blocks))
     return left.groupBy("block").cogroup(right.groupBy("block")).applyInArrow(score, LIST_SCHEMA)
 

@@ -15,7 +15,6 @@ from factorlake.errors import DataRefusedError, FactorlakeError
 from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
 
 
-
 @dataclass(frozen=True)
 class Commit:
     """What a write left behind: the table's version, and whether Delta skipped the write as done before."""
@@ -73,10 +72,7 @@ def conform(frame: DataFrame, schema: TableSchema) -> DataFrame:
     if missing:
         raise FactorlakeError(f"a frame for table {schema.name} lacks the columns {', '.join(missing)}")
     return frame.select(
-        *(
-            F.col(field.name).cast(field.dataType).alias(field.name, metadata=field.metadata)
-            for field in schema.fields
-        )
+        *(F.col(field.name).cast(field.dataType).alias(field.name, metadata=field.metadata) for field in schema.fields)
     )
 
 
@@ -135,7 +131,8 @@ def append(
     app_version: int = 1,
     details: dict[str, Any] | None = None,
 ) -> Commit:
-    """Append ``frame``; a second append with the same ``app_id`` and ``app_version`` is skipped by Delta and reported."""
+    """Append ``frame``; a second append with the same ``app_id`` and ``app_version`` is skipped by Delta and
+    reported."""
     return _write(frame, path, schema, "append", app_id, app_version, run_id, details)
 
 
