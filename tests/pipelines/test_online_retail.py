@@ -106,9 +106,7 @@ def counts_of(lines: list[dict[str, Any]]) -> dict[str, int]:
     return {name: sum(line["counts"][name] for line in lines) for name in names}
 
 
-def day_by_day(
-    spark: SparkSession, days: list[Day], settings: Settings
-) -> tuple[dict[str, str], list[dict[str, Any]]]:
+def day_by_day(spark: SparkSession, days: list[Day], settings: Settings) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Take the days one at a time, then accept what was refused; return refusals by file, and all lines."""
     refused: dict[str, str] = {}
     batches, lines = [], []
