@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.pipelines.demo_lake import DemoRun, demo_settings, run_verb
+from factorlake.config.loader import load_settings
+from factorlake.config.settings import Settings
+from tests.pipelines.demo_lake import CONF, SIZE, DemoRun, demo_settings, run_verb
 from tests.reference.contents import published_bytes, read_table
 
 pytestmark = pytest.mark.spark
@@ -51,6 +53,38 @@ def test_a_worse_candidate_is_refused_until_it_is_published_by_force(
     unjudged = run_verb(spark, "publish", settings, model=first)
     assert unjudged["exit_code"] == 2
     assert f"factorlake evaluate --model {first}" in unjudged["reason"]
+
+
+def test_a_candidate_that_was_never_judged_is_not_published(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(demo_run.root, tmp_path / "lake"))
+    settings = demo_settings(root, demo_run.log, "train.rank=3")
+    before = published_bytes(root)
+    codes = [run_verb(spark, verb, settings)["exit_code"] for verb in ("train", "recommend", "publish")]
+    assert codes == [0, 0, 2]
+    assert published_bytes(root) == before
+
+
+def test_a_worse_explicit_model_is_refused_by_its_rating_error(spark: SparkSession, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    def rated(*more: str) -> Settings:
+        of_ratings = [
+            f"root={tmp_path}/lake",
+            f"input={log}/ratings",
+            f"attributes.items.input={log}/tracks.csv",
+            *(size for size in SIZE if size.startswith("demo")),
+        ]
+        return load_settings([CONF / "base" / "demo_ratings.yaml"], [*of_ratings, *more])
+
+    assert run_verb(spark, "run", rated())["exit_code"] == 0
+    before = published_bytes(tmp_path / "lake")
+    # A ridge this large leaves next to nothing but the mean.
+    worse = run_verb(spark, "run", rated("train.regularization=1000", "train.bias_regularization=10000"))
+    assert worse["exit_code"] == 3, worse["reason"]
+    assert "is worse than the live" in worse["reason"]
+    assert published_bytes(tmp_path / "lake") == before
 
 
 def test_publishing_what_is_live_already_does_nothing(spark: SparkSession, demo_run: DemoRun) -> None:

@@ -36,6 +36,8 @@ from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
 GAIN = "gain_over"
+JUDGED = "judged_users"
+DIFFERENCE = "difference"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def run(context: Context, model: str | None = None) -> JobResult:
     live = registry.publication(spark, lake, settings.publish.slot)
     rival = live["model_version"] if live is not None and live["model_version"] != version else None
     done = dict(row["metrics"] or {})
-    if row["state"] != "trained" and done and (rival is None or f"{GAIN}:{rival}:lower" in done):
+    settled = rival is None or split != "time" or done.get(JUDGED) == 0 or f"{GAIN}:{rival}:lower" in done
+    if row["state"] != "trained" and done and settled:
         return JobResult(NOTHING_TO_DO, f"model {version} is judged already", model_version=version)
     if split == "time" and row["cutoff"] is None:
         return JobResult(
@@ -85,33 +88,37 @@ def run(context: Context, model: str | None = None) -> JobResult:
     known, held = keep(training_pairs(context, known_events)), training_pairs(context, held_events)
     explicit = settings.train.objective == "explicit"
     with ExitStack() as open_until_done:
-        exchange = open_until_done.enter_context(Exchange(spark, lake.exchange(f"{version}-evaluation")))
+        exchange = open_until_done.enter_context(Exchange(spark, lake.exchange(version)))
         judged = _candidate(context, row, exchange) if split == "time" else _refit(context, known, version, exchange)
         task = _task(context, known, held, explicit, row["n_observed"])
         context.progress(f"judging {version} on {task.counts['judged_users']} users")
         if task.counts["judged_users"] == 0:
+            # The gate must be able to tell a model that nobody could judge from one that was not judged.
+            _record(context, row, {JUDGED: 0.0})
             return JobResult(
                 NOTHING_TO_DO, "no held-out event belongs to a known user", counts=task.counts, model_version=version
             )
-        if explicit:
-            figures = _rating_figures(context, judged, task)
-        else:
-            rivals = {} if rival is None or split != "time" else {"live": _published(context, rival, live, exchange)}
-            figures = _ranking_figures(context, judged, rivals, task)
+        rivals = {} if rival is None or split != "time" else {"live": _published(context, rival, live, exchange)}
+        figures = _rating_figures(judged, rivals, task) if explicit else _ranking_figures(context, judged, rivals, task)
         release(task.known)
         release(task.truth)
         release(known)
     metrics = {metric: interval.value for (name, metric), interval in figures.items() if name == "model"}
-    if ("difference", _headline(settings.evaluate.k)) in figures:
-        gain = figures["difference", _headline(settings.evaluate.k)]
+    metrics[JUDGED] = float(task.counts["judged_users"])
+    for gain in (interval for (name, _), interval in figures.items() if name == DIFFERENCE):
         metrics |= {f"{GAIN}:{rival}:mean": gain.value, f"{GAIN}:{rival}:lower": gain.lower}
     evaluation = _write(context, figures, version, split, rival)
-    # Lists and a publication that came before stay what they are: judging again does not undo them.
-    state = "evaluated" if row["state"] == "trained" else row["state"]
-    registry.record_model(spark, lake, {**row.asDict(), "state": state, "metrics": metrics}, context.run_id)
+    _record(context, row, metrics)
     return JobResult(
         counts=task.counts, versions={"evaluation": evaluation}, model_version=version, details={"metrics": metrics}
     )
+
+
+def _record(context: Context, row: Row, metrics: dict[str, float]) -> None:
+    """Record a judgement. Lists and a publication that came before stay what they are."""
+    state = "evaluated" if row["state"] == "trained" else row["state"]
+    judged = {**row.asDict(), "state": state, "metrics": metrics}
+    registry.record_model(context.spark, context.lake, judged, context.run_id)
 
 
 def _headline(k: int) -> str:
@@ -164,7 +171,7 @@ def _parameters_of(row: Row) -> AlsParameters:
 
 def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange) -> Judged:
     """Train a model of its own on the known part of a split that is not by time."""
-    fitted = fit(context, known, f"{version}-{context.settings.evaluate.split}")
+    fitted = fit(context, known, version)
     model = fitted.model
     biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
     frame = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
@@ -212,7 +219,7 @@ def _ranking_figures(
         figures[name, f"coverage@{k}"] = Interval(share, share, share, len(users))
     if "live" in per_user:
         headline = _headline(k)
-        figures["difference", headline] = paired_interval(per_user["model"][headline], per_user["live"][headline])
+        figures[DIFFERENCE, headline] = paired_interval(per_user["model"][headline], per_user["live"][headline])
     return figures
 
 
@@ -223,38 +230,54 @@ def _compressed(users: pd.Index, items: pd.Index, pairs: pd.DataFrame) -> tuple[
     return row_ptr, item[np.argsort(row, kind="stable")]
 
 
-def _rating_figures(context: Context, judged: Judged, task: Task) -> dict[tuple[str, str], Interval]:
+def _rating_figures(judged: Judged, rivals: dict[str, Judged], task: Task) -> dict[tuple[str, str], Interval]:
     """RMSE and MAE of the held-out ratings, beside the mean and the bias model learnt from the same known ratings."""
+    held = _predicted(judged, task)
+    known = task.known.select("user_id", "item_id", "value").toPandas()
+    user_ids, item_ids = pd.Index(known["user_id"].unique()), pd.Index(known["item_id"].unique())
+    ratings = known["value"].to_numpy(np.float64)
+
+    def codes(frame: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        users = user_ids.get_indexer(pd.Index(frame["user_id"]))
+        return users, item_ids.get_indexer(pd.Index(frame["item_id"]))
+
+    baseline = BiasBaseline.fit(*codes(known), ratings, len(user_ids), len(item_ids))
+    owner = pd.factorize(held["user_id"])[0]
+    actual = held["value"].to_numpy(np.float64)
+    guesses = {
+        "model": held["predicted"].to_numpy(),
+        "biases": baseline.predict(*codes(held)),
+        "mean": np.full(len(actual), ratings.mean()),
+    } | {name: _predicted(rival, task)["predicted"].to_numpy() for name, rival in rivals.items()}
+    figures = {
+        (name, metric): interval
+        for name, guess in guesses.items()
+        for metric, interval in rating_errors(owner, guess, actual).items()
+    }
+    if "live" in guesses:
+        of_user = {name: _rmse_by_user(owner, guesses[name] - actual) for name in ("model", "live")}
+        # A gain is what the live model errs more.
+        figures[DIFFERENCE, "rmse"] = paired_interval(of_user["live"], of_user["model"])
+    return figures
+
+
+def _rmse_by_user(owner: NDArray[np.int64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sqrt(np.bincount(owner, weights=errors**2) / np.bincount(owner))
+
+
+def _predicted(judged: Judged, task: Task) -> pd.DataFrame:
+    """Return the held-out pairs with their predicted ratings, by (user, item), the same rows for every model."""
     numbered = judged.items.frame.withColumnRenamed("id", "item_id")
     users = _fold(judged, task).select("user_id", "factor", "bias")
     held = task.truth.join(numbered, on="item_id", how="left").join(users, on="user_id").toPandas()
-    known = task.known.select("user_id", "item_id", "value").toPandas()
+    held = held.sort_values(["user_id", "item_id"], ignore_index=True)
     position = held["position"].fillna(-1).to_numpy().astype(np.int64)
     in_model = position >= 0
     predicted = judged.items.shipped.mean + held["bias"].to_numpy(np.float64)
     factors = np.stack(held["factor"].to_list()).astype(np.float64)
     predicted[in_model] += judged.items.biases[position[in_model]]
     predicted[in_model] += np.einsum("nk,nk->n", factors[in_model], judged.items.factors[position[in_model]])
-    user_ids, item_ids = pd.Index(known["user_id"].unique()), pd.Index(known["item_id"].unique())
-    ratings = known["value"].to_numpy(np.float64)
-    baseline = BiasBaseline.fit(
-        user_ids.get_indexer(pd.Index(known["user_id"])),
-        item_ids.get_indexer(pd.Index(known["item_id"])),
-        ratings,
-        len(user_ids),
-        len(item_ids),
-    )
-    by_biases = baseline.predict(
-        user_ids.get_indexer(pd.Index(held["user_id"])), item_ids.get_indexer(pd.Index(held["item_id"]))
-    )
-    owner = pd.factorize(held["user_id"])[0]
-    actual = held["value"].to_numpy(np.float64)
-    guesses = {"model": predicted, "biases": by_biases, "mean": np.full(len(actual), ratings.mean())}
-    return {
-        (name, metric): interval
-        for name, guess in guesses.items()
-        for metric, interval in rating_errors(owner, guess, actual).items()
-    }
+    return held.assign(predicted=predicted)
 
 
 def _write(

@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import NOTHING_TO_DO, ConfigError, ModelRefusedError
 from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.evaluate import GAIN, JUDGED
 from factorlake.pipelines.models import chosen_model
 from factorlake.tables import delta_io, registry
 from factorlake.tables.publishing import publish_table
@@ -94,15 +95,15 @@ def _gate(context: Context, row: Row, live: Row | None, force: bool) -> str:
     if not context.settings.publish.gate:
         return "the gate is off (publish.gate)"
     metrics = dict(row["metrics"] or {})
-    lower = metrics.get(f"gain_over:{live['model_version']}:lower")
+    lower = metrics.get(f"{GAIN}:{live['model_version']}:lower")
     if lower is None:
-        by_time = context.settings.evaluate.split == "time"
-        if metrics and by_time and row["objective"] == "implicit":
+        held_out = row["cutoff"] is not None and context.settings.evaluate.split == "time"
+        if held_out and metrics.get(JUDGED) != 0:
             raise ConfigError(
                 f"model {version} was not judged beside the live {live['model_version']}: "
                 f"run `factorlake evaluate --model {version}` first, or publish it unseen by --force"
             )
-        return "not compared with the live model: no held-out events"
+        return "not compared with the live model: no events were held out by time that could judge it"
     margin = context.settings.evaluate.margin
     if lower >= -margin:
         return f"not worse than {live['model_version']}: lower bound of the gain {lower:+.4f}, margin {margin}"

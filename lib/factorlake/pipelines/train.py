@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+import factorlake
 from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
@@ -101,9 +102,10 @@ def run(context: Context) -> JobResult:
 
 
 def model_version(newest: datetime | None, contents: str, context: Context) -> str:
-    """Return the version: the newest event's date and a hash of contents, settings and seed."""
+    """Return the version: the newest event's date and a hash of contents, settings, seed and this package's version."""
     settings = context.settings
     what = {
+        "engine": factorlake.__version__,
         "contents": contents,
         "train": settings.train.model_dump(mode="json", exclude={"plan", "threads"}),
         "select": settings.select.model_dump(mode="json"),
