@@ -51,7 +51,7 @@ def test_two_executors_publish_the_same_bits_as_one_machine(spark: SparkSession,
         "spark.scheduler.minRegisteredResourcesRatio": "1.0",
         "spark.cores.max": "2",
         "spark.executor.memory": "1g",
-        "spark.sql.shuffle.partitions": "5",
+        "spark.sql.shuffle.partitions": "3",
     }
     with StandaloneCluster(tmp_path / "cluster") as cluster:
         done = cluster.submit(CHECKOUT / "jobs" / "run_pipeline.py", "--config", str(conf), *arguments, conf=both)

@@ -26,7 +26,11 @@ SESSION = ("spark.master=local[2]", "spark.driver_memory=1g", "spark.shuffle_par
 # What stands on stderr, or which file lies in the lake, when the run is killed.
 MOMENTS = [
     pytest.param("validate   start", id="after-ingest"),
-    pytest.param(Path("main/item_factors/_delta_log/00000000000000000001.json"), id="between-published-tables"),
+    pytest.param(
+        Path("main/item_factors/_delta_log/00000000000000000001.json"),
+        id="between-published-tables",
+        marks=pytest.mark.soak,
+    ),
     *(
         pytest.param(text, id=text.replace(" ", "-"), marks=pytest.mark.soak)
         for text in (
