@@ -17,7 +17,7 @@ from factorlake.models.als import train
 from factorlake.models.blocks import number_of_blocks
 from factorlake.models.half_step import HalfStep, LocalHalfStep
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
+from factorlake.models.problem import AlsProblem, describe
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.pipelines.context import Context
 from factorlake.spark.blocks import index_pairs, pack_blocks, read_blocks, write_blocks
@@ -130,8 +130,8 @@ def fit(
     validate = validation(users, items) if validation else None
     rmse = settings.train.early_stopping is not None and settings.train.early_stopping.metric == "rmse"
 
-    def loop(problem_of: object, half_step: HalfStep) -> TrainedModel:
-        return train(problem_of, parameters, half_step, on_half_step, validate, larger_is_better=not rmse)  # type: ignore[arg-type]
+    def loop(problem: AlsProblem, half_step: HalfStep) -> TrainedModel:
+        return train(problem, parameters, half_step, on_half_step, validate, larger_is_better=not rmse)
 
     try:
         if plan == "local":

@@ -50,7 +50,6 @@ class Exchange:
     def __init__(self, spark: SparkSession, folder: str) -> None:
         self.folder = folder
         self.by_file = "://" not in folder and self._workers_see(spark)
-        self._names: list[str] = []
 
     def __enter__(self) -> Exchange:
         return self
@@ -65,14 +64,12 @@ class Exchange:
             return Handle(None, array)
         path = os.path.join(self.folder, f"{uuid.uuid4().hex}.npy")
         np.save(path, array, allow_pickle=False)
-        self._names.append(path)
         return Handle(path, None)
 
     def drop(self, handle: Handle) -> None:
         """Remove a shipped file that no task will ask for again."""
         if handle.path is not None:
             os.unlink(handle.path)
-            self._names.remove(handle.path)
 
     def _workers_see(self, spark: SparkSession) -> bool:
         os.makedirs(self.folder, exist_ok=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import Column, Row, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.tables import delta_io
@@ -32,46 +31,23 @@ def record_model(spark: SparkSession, lake: Lake, row: dict[str, Any], run_id: s
 
 def model(spark: SparkSession, lake: Lake, version: str) -> Row | None:
     """Return the latest state of a model version, or None."""
-    if not delta_io.exists(spark, lake.own("models")):
-        return None
-    rows = (
-        delta_io.read(spark, lake.own("models"))
-        .where(F.col("model_version") == version)
-        .orderBy(F.col("recorded_at").desc())
-        .limit(1)
-        .collect()
-    )
-    return rows[0] if rows else None
+    return _latest(spark, lake.own("models"), F.col("model_version") == version, "recorded_at")
 
 
 def latest_model(spark: SparkSession, lake: Lake) -> Row | None:
     """Return the latest state of the model trained last, or None."""
-    if not delta_io.exists(spark, lake.own("models")):
-        return None
-    rows = (
-        delta_io.read(spark, lake.own("models"))
-        .where(F.col("state") == "trained")
-        .orderBy(F.col("recorded_at").desc())
-        .limit(1)
-        .collect()
-    )
-    return model(spark, lake, rows[0]["model_version"]) if rows else None
+    trained = _latest(spark, lake.own("models"), F.col("state") == "trained", "recorded_at")
+    return None if trained is None else model(spark, lake, trained["model_version"])
 
 
 def publication(spark: SparkSession, lake: Lake, slot: str) -> Row | None:
     """Return the latest publication of a slot, or None."""
-    if not delta_io.exists(spark, lake.own("publications")):
+    return _latest(spark, lake.own("publications"), F.col("slot") == slot, "published_at")
+
+
+def _latest(spark: SparkSession, path: str, wanted: Column, time: str) -> Row | None:
+    """Return the wanted row of a register with the greatest ``time``; None where there is none, or no register yet."""
+    if not delta_io.exists(spark, path):
         return None
-    rows = (
-        delta_io.read(spark, lake.own("publications"))
-        .where(F.col("slot") == slot)
-        .orderBy(F.col("published_at").desc())
-        .limit(1)
-        .collect()
-    )
+    rows = delta_io.read(spark, path).where(wanted).orderBy(F.col(time).desc()).limit(1).collect()
     return rows[0] if rows else None
-
-
-def recorded_settings(row: Row) -> dict[str, Any]:
-    """Return the training settings that a models row carries."""
-    return dict(json.loads(row["settings"]))
