@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.kernels.initial import hash_ids
-from factorlake.models.blocks import blocks_from_arrays, order_ids
+from factorlake.kernels.packing import compress_rows
+from factorlake.models.blocks import cut_blocks, order_ids
 from factorlake.models.parameters import AlsParameters
 from factorlake.types import RatingBlock
 from tests.reference.als import Ratings
@@ -39,14 +40,15 @@ def problem_of(
     assert np.array_equal(hash_ids(distinct_users), user_hashes)
     u = np.array([distinct_users.index(one) for one in user_ids])
     i = np.array([distinct_items.index(one) for one in item_ids])
+    n_users, n_items = len(distinct_users), len(distinct_items)
     return Problem(
         users=u,
         items=i,
         values=values,
-        user_blocks=blocks_from_arrays(u, i, values, user_hashes, n_blocks),
-        item_blocks=blocks_from_arrays(i, u, values, item_hashes, n_blocks),
-        n_users=len(distinct_users),
-        n_items=len(distinct_items),
+        user_blocks=cut_blocks(compress_rows(u, i, values, n_users, n_items), user_hashes, n_blocks),
+        item_blocks=cut_blocks(compress_rows(i, u, values, n_items, n_users), item_hashes, n_blocks),
+        n_users=n_users,
+        n_items=n_items,
     )
 
 

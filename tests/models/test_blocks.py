@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from factorlake.errors import ConfigError, DataRefusedError
-from factorlake.models.blocks import block_of, blocks_from_arrays, number_of_blocks, order_ids
+from factorlake.kernels.packing import compress_rows
+from factorlake.models.blocks import block_of, cut_blocks, number_of_blocks, order_ids
 from factorlake.models.fit import fit_als
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.weighting import confidence_and_target, ridge_counts, ridge_weights
@@ -63,7 +64,7 @@ def test_ids_are_ordered_by_signed_hash_whatever_their_order() -> None:
 
 def test_rows_that_do_not_follow_their_hashes_are_refused() -> None:
     with pytest.raises(ConfigError, match="order_ids"):
-        blocks_from_arrays(np.array([0, 1]), np.array([0, 0]), None, np.array([5, -5]), 8)
+        cut_blocks(compress_rows(np.array([0, 1]), np.array([0, 0]), None, 2, 1), np.array([5, -5]), 8)
 
 
 def test_weights_of_modern_ials() -> None:

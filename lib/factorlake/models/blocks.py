@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from factorlake.errors import ConfigError
+from factorlake.errors import ConfigError, DataRefusedError
 from factorlake.kernels.initial import hash_ids
-from factorlake.types import FloatVector, IntVector, RatingBlock
+from factorlake.kernels.packing import CompressedRows, compress_rows, repeated_pair, transpose_rows
+from factorlake.types import IntVector, RatingBlock
 
 TOY_OBSERVATIONS = 200_000
 TOY_BLOCKS, USUAL_BLOCKS = 8, 64
@@ -44,20 +45,16 @@ def order_ids(ids: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     return [distinct[place] for place in order], hashes[order]
 
 
-def blocks_from_arrays(
-    rows: IntVector,
-    neighbours: IntVector,
-    values: FloatVector | None,
-    hashes: NDArray[np.int64],
-    n_blocks: int,
-) -> list[RatingBlock]:
-    """Return one side's blocks from ratings in any order.
+def cut_blocks(compressed: CompressedRows, hashes: NDArray[np.int64], n_blocks: int) -> list[RatingBlock]:
+    """Return one side's blocks from its compressed ratings.
 
     Parameters
     ----------
-    rows, neighbours : (n_obs,) positions on this side and on the other. Each pair at most once.
-    values : (n_obs,) ratings, or None when every rating is 1.
-    hashes : (n_rows,) ascending hashes of this side's ids; every row has at least one rating.
+    compressed : rows in the order of ``order_ids``; every row has at least one rating.
+    hashes : (n_rows,) ascending hashes of this side's ids.
+
+    The blocks look into the arrays that are given; nothing is copied but row pointers. Logical blocks without a row
+    are left out.
 
     Raises
     ------
@@ -65,25 +62,51 @@ def blocks_from_arrays(
     """
     if len(hashes) and np.any(np.diff(hashes) < 0):
         raise ConfigError("positions must follow the ids' hashes; number the ids by order_ids")
-    order = np.lexsort((neighbours, rows))
-    row_ptr = np.zeros(len(hashes) + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=len(hashes)), out=row_ptr[1:])
-    sorted_neighbours = np.asarray(neighbours)[order].astype(np.int32)
-    sorted_values = None if values is None else np.asarray(values)[order].astype(np.float32)
+    row_ptr = compressed.row_ptr
     ends = np.searchsorted(block_of(hashes, n_blocks), np.arange(n_blocks + 1))
     blocks = []
     for first, last in pairwise(ends.tolist()):
         if first == last:
             continue
         part = slice(row_ptr[first], row_ptr[last])
-        own = None if sorted_values is None else sorted_values[part]
+        values = None if compressed.values is None else compressed.values[part]
         blocks.append(
             RatingBlock(
                 first_row=first,
                 row_ptr=row_ptr[first : last + 1] - row_ptr[first],
-                neighbours=sorted_neighbours[part],
-                values=None if own is None or bool(np.all(own == 1)) else own,
+                neighbours=compressed.neighbours[part],
+                values=None if values is None or bool(np.all(values == 1)) else values,
                 hashes=hashes[first:last],
             )
         )
     return blocks
+
+
+def pack_positions(
+    users: IntVector,
+    items: IntVector,
+    values: NDArray[np.float32] | None,
+    user_hashes: NDArray[np.int64],
+    item_hashes: NDArray[np.int64],
+) -> tuple[list[RatingBlock], list[RatingBlock]]:
+    """Return the user blocks and item blocks of ratings in any order.
+
+    Parameters
+    ----------
+    users, items : (n_obs,) positions in the order of ``order_ids``; each has at least one rating.
+    values : (n_obs,) ratings, or None when every rating is 1.
+
+    Raises
+    ------
+    DataRefusedError : a pair occurs twice.
+    """
+    n_blocks = number_of_blocks(len(users))
+    by_user = compress_rows(users, items, values, len(user_hashes), len(item_hashes))
+    repeats = repeated_pair(by_user)
+    if repeats is not None:
+        raise DataRefusedError(
+            f"{repeats[0]} pairs occur more than once, first the one of user row {repeats[1]} and item row "
+            f"{repeats[2]}; combine their ratings first"
+        )
+    by_item = transpose_rows(by_user, len(item_hashes))
+    return cut_blocks(by_user, user_hashes, n_blocks), cut_blocks(by_item, item_hashes, n_blocks)

@@ -13,7 +13,7 @@ from factorlake.kernels.top_k import top_k
 from factorlake.types import FloatVector, RatingBlock
 
 from .als import train
-from .blocks import blocks_from_arrays, number_of_blocks, order_ids
+from .blocks import order_ids, pack_positions
 from .half_step import LocalHalfStep
 from .parameters import AlsParameters
 from .problem import describe
@@ -104,17 +104,7 @@ def pack_ratings(
     place_of_item = {one: place for place, one in enumerate(distinct_items)}
     u = np.fromiter((place_of_user[one] for one in users), np.int64, len(users))
     i = np.fromiter((place_of_item[one] for one in items), np.int64, len(items))
-    pairs, counts = np.unique(u * len(distinct_items) + i, return_counts=True)
-    if counts.max() > 1:
-        twice = int(pairs[counts.argmax()])
-        raise DataRefusedError(
-            f"{int((counts > 1).sum())} pairs occur more than once, first the one of user row "
-            f"{twice // len(distinct_items)} and item row {twice % len(distinct_items)}; "
-            "combine their ratings first"
-        )
-    n_blocks = number_of_blocks(len(u))
-    user_blocks = blocks_from_arrays(u, i, values, user_hashes, n_blocks)
-    item_blocks = blocks_from_arrays(i, u, values, item_hashes, n_blocks)
+    user_blocks, item_blocks = pack_positions(u, i, values, user_hashes, item_hashes)
     return PackedRatings(distinct_users, distinct_items, user_blocks, item_blocks)
 
 
