@@ -72,7 +72,7 @@ GROUPS = (
 WORKING_STORAGE = """
 ## Working storage of a run
 
-`ROOT/RECOMMENDER/candidates/VERSION/rating_blocks` holds the packed ratings, one row a logical block, as a
+`ROOT/RECOMMENDER/candidates/VERSION/rating_blocks` holds the packed ratings (not under the plan `local`), one row a logical block, as a
 Delta table partitioned by side and block; `.../exchange` holds arrays on their way between driver and
 workers. Both are removed when the run ends. On an object store `rating_blocks` stays and is overwritten by
 the next run of the same version.

@@ -11,8 +11,9 @@ from pyspark.sql import functions as F
 
 from factorlake.config.loader import build
 from factorlake.pipelines.context import Context
-from factorlake.pipelines.fit import choose_plan, fit
+from factorlake.pipelines.fit import fit
 from factorlake.spark.exchange import Exchange
+from factorlake.spark.training import choose_plan
 from factorlake.tables.names import Lake
 
 pytestmark = pytest.mark.spark
@@ -89,8 +90,7 @@ def test_another_seed_gives_other_factors_of_about_the_same_loss(spark: SparkSes
     assert other.loss == pytest.approx(one.loss, rel=0.05)
 
 
-def test_the_plan_follows_master_and_memory(lake_root: str) -> None:
-    settings = build({"root": lake_root})
-    assert choose_plan(settings, "local[2]", 1000, 1000, 10_000)[0] == "local"
-    assert choose_plan(settings, "spark://host:7077", 1000, 1000, 10_000)[0] == "broadcast"
-    assert choose_plan(settings, "local[2]", 10**8, 10**6, 10**10)[0] == "broadcast"
+def test_the_plan_follows_master_and_memory() -> None:
+    assert choose_plan("auto", "local[2]", 1000, 1000, 10_000, 16)[0] == "local"
+    assert choose_plan("auto", "spark://host:7077", 1000, 1000, 10_000, 16)[0] == "broadcast"
+    assert choose_plan("auto", "local[2]", 10**8, 10**6, 10**10, 16)[0] == "broadcast"

@@ -11,9 +11,11 @@ from pyspark.sql import functions as F
 
 from factorlake.spark import ids
 from factorlake.spark.block_store import StoredBlock
-from factorlake.spark.blocks import index_pairs, pack_blocks, read_blocks, write_blocks
+from factorlake.spark.blocks import pack_blocks, unpack, write_blocks
 from factorlake.spark.broadcast import balanced
+from factorlake.spark.encode import encode_pairs
 from factorlake.spark.pairs import PairRule, combine_pairs, fingerprint
+from factorlake.types import RatingBlock
 
 pytestmark = pytest.mark.spark
 
@@ -28,11 +30,17 @@ def some_pairs(spark: SparkSession, partitions: int) -> DataFrame:
     )
 
 
+def read_blocks(spark: SparkSession, path: str, side: str) -> list[RatingBlock]:
+    frame = spark.read.format("delta").load(path).where(F.col("side") == side)
+    found = dict(pair for batch in frame.toArrow().to_batches() for pair in unpack(batch))
+    return [found[block] for block in sorted(found)]
+
+
 def packed(spark: SparkSession, partitions: int, path: Path) -> dict[str, list[bytes]]:
     pairs = some_pairs(spark, partitions)
     users = ids.positions(pairs.select(F.col("user_id").alias("id")), 8)
     items = ids.positions(pairs.select(F.col("item_id").alias("id")), 8)
-    write_blocks(pack_blocks(index_pairs(pairs, users, items)), str(path))
+    write_blocks(pack_blocks(encode_pairs(pairs, drop_zero=False), users, items), str(path))
     return {
         side: [
             b"".join(

@@ -17,7 +17,7 @@ import factorlake
 from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
-from factorlake.pipelines.fit import Fitted, fit
+from factorlake.pipelines.fit import fit
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import selected_events, training_pairs
 from factorlake.spark.compat import keep, release
@@ -25,6 +25,7 @@ from factorlake.spark.exchange import Exchange, Handle
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
 from factorlake.spark.pairs import fingerprint
+from factorlake.spark.training import Fitted, Validation
 from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
@@ -120,14 +121,14 @@ def _metric_name(context: Context) -> str | None:
     return None if stop is None or stop.metric == "objective" else stop.metric
 
 
-def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: datetime | None) -> Any:
+def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: datetime | None) -> Validation | None:
     metric = _metric_name(context)
     if metric is None:
         return None
     if cutoff is None:
         raise ConfigError(f"train.early_stopping.metric {metric} needs a holdout: set train.holdout_days")
     held = training_pairs(context, events.where(F.col("event_time") > F.lit(cutoff)))
-    return epoch_metric(metric, known, held)
+    return Validation(epoch_metric(metric, known, held), larger_is_better=metric != "rmse")
 
 
 def item_factors_frame(fitted: Fitted, factors: Handle, biases: Handle, known: DataFrame) -> DataFrame:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from numpy.typing import DTypeLike, NDArray
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from factorlake.errors import DataRefusedError
+from factorlake.kernels.packing import compress_rows, repeated_pair
 from factorlake.spark.ids import Positions
 from factorlake.types import RatingBlock, Side
 
@@ -30,67 +35,122 @@ _ARROW_SCHEMA = pa.schema(
     ]
 )
 
+_BUCKET_SCHEMA = "side string, block int, rows binary, neighbours binary, values binary"
+_BUCKET = pa.schema(
+    [
+        ("side", pa.string()),
+        ("block", pa.int32()),
+        ("rows", pa.binary()),
+        ("neighbours", pa.binary()),
+        ("values", pa.binary()),
+    ]
+)
 
-def index_pairs(pairs: DataFrame, users: Positions, items: Positions) -> DataFrame:
-    """Replace the ids of (user_id, item_id, value) by positions, hashes and logical blocks of both sides."""
 
-    def side(frame: DataFrame, name: str) -> DataFrame:
-        return frame.select(
-            F.col("id").alias(f"{name}_id"),
-            F.col("position").alias(name),
-            F.col("hash").alias(f"{name}_hash"),
-            F.col("block").alias(f"{name}_block"),
+def pack_blocks(encoded: DataFrame, users: Positions, items: Positions) -> DataFrame:
+    """Return one row per logical block of each side (columns of BLOCK_SCHEMA) of encoded ratings (``encode_pairs``).
+
+    Codes become positions partition by partition: only the dictionaries are joined with the ids, never the ratings.
+    """
+    located = encoded.select("part", "users", "items", "values")
+    for side, known in (("user", users), ("item", items)):
+        entries = encoded.select("part", F.posexplode(f"{side}_ids").alias("code", "id"))
+        placed = entries.join(known.frame.select("id", "position"), on="id")
+        in_order = F.array_sort(F.collect_list(F.struct("code", "position")))
+        maps = placed.groupBy("part").agg(F.transform(in_order, lambda one: one["position"]).alias(f"{side}_positions"))
+        located = located.join(maps, on="part")
+    user_ptr, item_ptr = users.block_ptr, items.block_ptr
+
+    def bucket(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for row in range(batch.num_rows):
+                u = _positions_of(batch, row, "user")
+                i = _positions_of(batch, row, "item")
+                cell = batch["values"][row]
+                values = np.frombuffer(cell.as_buffer(), np.float32) if cell.is_valid else None
+                yield from _buckets("user", u, i, values, user_ptr)
+                yield from _buckets("item", i, u, values, item_ptr)
+
+    def ids_of(known: Positions, side: Side) -> DataFrame:
+        return known.frame.select(F.lit(side).alias("side"), "block", "position", "hash")
+
+    buckets = located.mapInArrow(bucket, _BUCKET_SCHEMA).groupBy("side", "block")
+    ids = ids_of(users, "user").unionByName(ids_of(items, "item")).groupBy("side", "block")
+    n_of = {"user": items.n_ids, "item": users.n_ids}
+
+    def pack(parts: pa.Table, rows: pa.Table) -> pa.Table:
+        return _pack_one(parts, rows, n_of[rows["side"][0].as_py()])
+
+    return buckets.cogroup(ids).applyInArrow(pack, BLOCK_SCHEMA)
+
+
+def _positions_of(batch: pa.RecordBatch, row: int, side: Side) -> NDArray[np.int32]:
+    positions = batch[f"{side}_positions"][row].values.to_numpy()
+    codes = np.frombuffer(batch[f"{side}s"][row].as_buffer(), np.int32)
+    return positions[codes]
+
+
+def _buckets(
+    side: Side,
+    rows: NDArray[np.int32],
+    neighbours: NDArray[np.int32],
+    values: NDArray[np.float32] | None,
+    block_ptr: NDArray[np.int64],
+) -> Iterator[pa.RecordBatch]:
+    """Yield one row per logical block that some of the ratings belong to."""
+    block = (np.searchsorted(block_ptr, rows, side="right") - 1).astype(np.uint16)
+    order = np.argsort(block, kind="stable")
+    ends = np.searchsorted(block[order], np.arange(len(block_ptr)))
+    for number, (first, last) in enumerate(pairwise(ends.tolist())):
+        if first < last:
+            part = order[first:last]
+            row = {
+                "side": side,
+                "block": number,
+                "rows": rows[part].tobytes(),
+                "neighbours": neighbours[part].tobytes(),
+                "values": None if values is None else values[part].tobytes(),
+            }
+            yield pa.RecordBatch.from_pylist([row], schema=_BUCKET)
+
+
+def _pack_one(parts: pa.Table, ids: pa.Table, n_neighbours: int) -> pa.Table:
+    by_position = np.argsort(ids["position"].to_numpy())
+    first = int(ids["position"].to_numpy().min())
+    rows, neighbours = _joined(parts["rows"], np.int32) - first, _joined(parts["neighbours"], np.int32)
+    values = None
+    if parts["values"].null_count < parts.num_rows:
+        values = np.concatenate(
+            [
+                np.frombuffer(cell.as_buffer(), np.float32)
+                if cell.is_valid
+                else np.ones(len(of.as_buffer()) // 4, np.float32)
+                for cell, of in zip(parts["values"], parts["rows"], strict=True)
+            ]
         )
-
-    joined = pairs.join(side(users.frame, "user"), on="user_id", how="inner")
-    return joined.join(side(items.frame, "item"), on="item_id", how="inner").drop("user_id", "item_id")
-
-
-def pack_blocks(indexed: DataFrame) -> DataFrame:
-    """Return one row per logical block of each side (columns of BLOCK_SCHEMA) from the frame of `index_pairs`."""
-
-    def one_side(row: str, other: str, side: Side) -> DataFrame:
-        narrow = indexed.select(
-            F.col(f"{row}_block").alias("block"),
-            F.col(row).alias("row"),
-            F.col(other).alias("neighbour"),
-            F.col("value").cast("float").alias("value"),
-            F.col(f"{row}_hash").alias("hash"),
-        )
-
-        def pack(table: pa.Table) -> pa.Table:
-            return _pack_one(table, side)
-
-        return narrow.groupBy("block").applyInArrow(pack, BLOCK_SCHEMA)
-
-    return one_side("user", "item", "user").unionByName(one_side("item", "user", "item"))
-
-
-def _pack_one(table: pa.Table, side: Side) -> pa.Table:
-    row = table["row"].to_numpy()
-    neighbour = table["neighbour"].to_numpy()
-    order = np.lexsort((neighbour, row))
-    row, neighbour = row[order], neighbour[order].astype(np.int32)
-    values = table["value"].to_numpy()[order].astype(np.float32)
-    first, last = int(row[0]), int(row[-1])
-    row_ptr = np.zeros(last - first + 2, np.int64)
-    np.cumsum(np.bincount(row - first, minlength=last - first + 1), out=row_ptr[1:])
-    hashes = table["hash"].to_numpy()[order][row_ptr[:-1]]
-    constant = bool(np.all(values == 1))
+    packed = compress_rows(rows, neighbours, values, ids.num_rows, n_neighbours)
+    repeats = repeated_pair(packed)
+    if repeats is not None:
+        raise DataRefusedError(f"{repeats[0]} pairs occur more than once; combine their ratings first")
+    told = None if packed.values is None or bool(np.all(packed.values == 1)) else packed.values.tobytes()
     return pa.table(
         {
-            "side": [side],
-            "block": pa.array([table["block"][0].as_py()], pa.int32()),
+            "side": [ids["side"][0].as_py()],
+            "block": pa.array([ids["block"][0].as_py()], pa.int32()),
             "first_row": pa.array([first], pa.int32()),
-            "n_rows": pa.array([last - first + 1], pa.int32()),
-            "n_obs": pa.array([len(row)], pa.int64()),
-            "row_ptr": pa.array([row_ptr.tobytes()], pa.binary()),
-            "neighbours": pa.array([neighbour.tobytes()], pa.binary()),
-            "values": pa.array([None if constant else values.tobytes()], pa.binary()),
-            "hashes": pa.array([hashes.astype(np.int64).tobytes()], pa.binary()),
+            "n_rows": pa.array([ids.num_rows], pa.int32()),
+            "n_obs": pa.array([len(rows)], pa.int64()),
+            "row_ptr": pa.array([packed.row_ptr.tobytes()], pa.binary()),
+            "neighbours": pa.array([packed.neighbours.tobytes()], pa.binary()),
+            "values": pa.array([told], pa.binary()),
+            "hashes": pa.array([ids["hash"].to_numpy()[by_position].tobytes()], pa.binary()),
         },
         schema=_ARROW_SCHEMA,
     )
+
+
+def _joined(column: pa.ChunkedArray, dtype: DTypeLike) -> NDArray[Any]:
+    return np.concatenate([np.frombuffer(cell.as_buffer(), dtype) for cell in column])
 
 
 def write_blocks(blocks: DataFrame, path: str) -> None:
@@ -118,10 +178,3 @@ def unpack(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[int, RatingBlock]
                 hashes=np.frombuffer(row["hashes"], np.int64),
             ),
         )
-
-
-def read_blocks(spark: SparkSession, path: str, side: Side) -> list[RatingBlock]:
-    """Bring one side's blocks to the driver, in block order (the local plan)."""
-    frame = spark.read.format("delta").load(path).where(F.col("side") == side)
-    found = dict(pair for batch in frame.toArrow().to_batches() for pair in unpack(batch))
-    return [found[block] for block in sorted(found)]

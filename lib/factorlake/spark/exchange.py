@@ -62,6 +62,8 @@ class Exchange:
         """Make ``array`` reachable for tasks. A shipped file's name is never used twice."""
         if not self.by_file:
             return Handle(None, array)
+        # An exchange opened and closed in between, by a fit inside an evaluation, has taken the folder with it.
+        os.makedirs(self.folder, exist_ok=True)
         path = os.path.join(self.folder, f"{uuid.uuid4().hex}.npy")
         np.save(path, array, allow_pickle=False)
         return Handle(path, None)

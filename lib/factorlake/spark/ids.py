@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -23,7 +25,12 @@ class Positions:
 
     frame: DataFrame
     """id, hash, block, position."""
-    n_ids: int
+    block_ptr: NDArray[np.int64]
+    """(n_blocks + 1,) positions where logical blocks start; the last is the number of ids."""
+
+    @property
+    def n_ids(self) -> int:
+        return int(self.block_ptr[-1])
 
 
 def logical_block(hash_column: Column, n_blocks: int) -> Column:
@@ -44,13 +51,11 @@ def positions(ids: DataFrame, n_blocks: int) -> Positions:
     hashed = ids.select("id").distinct().withColumn("hash", F.xxhash64("id"))
     hashed = hashed.withColumn("block", logical_block(F.col("hash"), n_blocks))
     sizes = {row["block"]: row["count"] for row in hashed.groupBy("block").count().collect()}
-    offsets, total = [], 0
-    for block in range(n_blocks):
-        offsets.append(total)
-        total += sizes.get(block, 0)
+    block_ptr = np.zeros(n_blocks + 1, np.int64)
+    np.cumsum([sizes.get(block, 0) for block in range(n_blocks)], out=block_ptr[1:])
     in_block = F.row_number().over(Window.partitionBy("block").orderBy("hash", "id")) - 1
-    offset = F.array(*(F.lit(value).cast("bigint") for value in offsets))[F.col("block")]
-    return Positions(hashed.withColumn("position", (offset + in_block).cast("int")), total)
+    offset = F.array(*(F.lit(value).cast("bigint") for value in block_ptr[:-1].tolist()))[F.col("block")]
+    return Positions(hashed.withColumn("position", (offset + in_block).cast("int")), block_ptr)
 
 
 def rank_new_ids(new_ids: DataFrame, first: int) -> DataFrame:

@@ -11,7 +11,7 @@ from factorlake.errors import ConfigError
 
 RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation")
 PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
-CANDIDATE_TABLES = ("factors", "lists", "rating_blocks")
+CANDIDATE_TABLES = ("factors", "lists")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -41,14 +41,20 @@ class Lake:
             raise ConfigError(f"{table!r} is no table of a recommender; those are {', '.join(RECOMMENDER_TABLES)}")
         return f"{self.root}/{self.recommender}/{table}"
 
+    def candidate_folder(self, version: str) -> str:
+        """Folder of a model that is not published yet: its tables, and what training keeps while it lasts."""
+        if not VERSION.match(version):
+            raise ConfigError(f"{version!r} is no model version")
+        return f"{self.root}/{self.recommender}/candidates/{version}"
+
     def candidate(self, version: str, table: str) -> str:
-        if table not in CANDIDATE_TABLES or not VERSION.match(version):
+        if table not in CANDIDATE_TABLES:
             raise ConfigError(f"no candidate table {table!r} of model {version!r}")
-        return f"{self.root}/{self.recommender}/candidates/{version}/{table}"
+        return f"{self.candidate_folder(version)}/{table}"
 
     def exchange(self, version: str) -> str:
         """Folder for factors on their way between driver and workers while a run lasts."""
-        return f"{self.root}/{self.recommender}/candidates/{version}/exchange"
+        return f"{self.candidate_folder(version)}/exchange"
 
     def published(self, table: str, slot: str) -> str:
         if table not in PUBLISHED_TABLES:
