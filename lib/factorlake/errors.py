@@ -28,6 +28,10 @@ class DataRefusedError(FactorlakeError):
     exit_code = 3
 
 
+class RepeatedPairsError(DataRefusedError):
+    """Ratings in which a pair of user and item occurs more than once; combine them first."""
+
+
 class ModelRefusedError(FactorlakeError):
     """A candidate model that its gate does not let pass."""
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from factorlake.errors import ConfigError, DataRefusedError
+from factorlake.errors import ConfigError, RepeatedPairsError
 from factorlake.kernels.initial import hash_ids
 from factorlake.kernels.packing import CompressedRows, compress_rows, repeated_pair, transpose_rows
 from factorlake.types import IntVector, RatingBlock
@@ -98,13 +98,13 @@ def pack_positions(
 
     Raises
     ------
-    DataRefusedError : a pair occurs twice.
+    RepeatedPairsError : a pair occurs twice.
     """
     n_blocks = number_of_blocks(len(users))
     by_user = compress_rows(users, items, values, len(user_hashes), len(item_hashes))
     repeats = repeated_pair(by_user)
     if repeats is not None:
-        raise DataRefusedError(
+        raise RepeatedPairsError(
             f"{repeats[0]} pairs occur more than once, first the one of user row {repeats[1]} and item row "
             f"{repeats[2]}; combine their ratings first"
         )
