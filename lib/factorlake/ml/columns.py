@@ -1,0 +1,94 @@
+"""The columns of a frame of ratings, checked as pyspark.ml checks them; text is an id as well."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, FloatType, IntegerType, NumericType, StringType
+
+from factorlake.errors import ConfigError, DataRefusedError
+
+
+def named(column: str) -> Column:
+    """Return the column of that very name, whatever signs are in it."""
+    return F.col("`" + column.replace("`", "``") + "`")
+
+
+def column_type(dataset: DataFrame, column: str) -> DataType:
+    """Return a column's type.
+
+    Raises
+    ------
+    DataRefusedError : there is no such column.
+    """
+    types = {field.name: field.dataType for field in dataset.schema.fields}
+    if column not in types:
+        raise DataRefusedError(f"column {column!r} is not in the frame, which has {', '.join(types) or 'no columns'}")
+    return types[column]
+
+
+def id_column(dataset: DataFrame, column: str) -> Column:
+    """Return a column of ids: text as it is, numbers as int.
+
+    A null, a number outside the range of an int or one with a fraction fails the query, with pyspark.ml's words.
+
+    Raises
+    ------
+    DataRefusedError : there is no such column, or it holds neither numbers nor text.
+    """
+    kind, values = column_type(dataset, column), named(column)
+    if isinstance(kind, (IntegerType, StringType)):
+        return F.when(values.isNull(), F.raise_error(F.lit(f"{column} Ids MUST NOT be Null"))).otherwise(values)
+    if not isinstance(kind, NumericType):
+        raise DataRefusedError(f"column {column!r} has the type {kind.simpleString()}; ids are numbers or text")
+    narrow = values.try_cast("int")
+    told = F.concat(
+        F.lit(
+            "ALS only supports non-Null values in Integer range and without fractional part for column "
+            f"{column}, but got "
+        ),
+        F.coalesce(values.cast("string"), F.lit("null")),
+        F.lit("; factorlake takes larger ids as text"),
+    )
+    return F.when(narrow.isNull() | (values != narrow), F.raise_error(told)).otherwise(narrow)
+
+
+def rating_column(dataset: DataFrame, column: str) -> Column:
+    """Return a column of ratings as float; 1 for every row where ``column`` is empty.
+
+    A null or NaN fails the query, with pyspark.ml's words.
+
+    Raises
+    ------
+    DataRefusedError : there is no such column, or it holds no numbers.
+    """
+    if not column:
+        return F.lit(1.0).cast("float")
+    kind = column_type(dataset, column)
+    if not isinstance(kind, NumericType):
+        raise DataRefusedError(f"column {column!r} has the type {kind.simpleString()}; ratings are numbers")
+    values = named(column).cast("double")
+    bad = values.isNull() | F.isnan(values)
+    return F.when(bad, F.raise_error(F.lit("Ratings MUST NOT be Null or NaN"))).otherwise(values).cast("float")
+
+
+def check_new_column(dataset: DataFrame, column: str) -> None:
+    """Refuse to add a column that is there.
+
+    Raises
+    ------
+    ConfigError : it is.
+    """
+    if column in dataset.columns:
+        raise ConfigError(f"Column {column} already exists; choose another predictionCol")
+
+
+def combined_pairs(pairs: DataFrame, implicit: bool) -> DataFrame:
+    """Return (user_id, item_id, value) with one row a pair: the sum of its ratings (implicit) or their mean (explicit).
+
+    The sum runs over the sorted ratings, so that it does not depend on the order of rows.
+    """
+    ratings = F.array_sort(F.collect_list(F.col("value").cast("double")))
+    total = F.aggregate(ratings, F.lit(0.0), lambda so_far, value: so_far + value)
+    value = total if implicit else total / F.count("value")
+    return pairs.groupBy("user_id", "item_id").agg(value.cast(FloatType()).alias("value"))

@@ -1,0 +1,316 @@
+"""The estimator: pyspark.ml's parameters in, this project's training, a model out."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Self
+
+from pyspark import keyword_only
+from pyspark.errors import PySparkException
+from pyspark.ml.base import Estimator
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from factorlake.errors import ConfigError, RepeatedPairsError
+from factorlake.ml.columns import combined_pairs, id_column, rating_column
+from factorlake.ml.factors import Factors, factor_frame
+from factorlake.ml.model import ALSModel
+from factorlake.ml.params import EstimatorParams
+from factorlake.ml.storage import ParamsWriter
+from factorlake.spark.training import Fitted, fit_pairs
+
+if TYPE_CHECKING:
+    from pyspark.ml.recommendation import ALSModel as SparkALSModel
+
+log = logging.getLogger(__name__)
+
+
+class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultParamsReadable["ALS"]):
+    """Alternating least squares with pyspark.ml's parameters and defaults.
+
+    Parameters beyond pyspark.ml's: solver, unobservedWeight, frequencyExponent, biases, biasRegParam, tol, plan,
+    workspace and seenFilter (``ALS().explainParams()`` tells each), and the model to start from by `setInitialModel`.
+    Accepted without effect, since nothing here depends on them: numUserBlocks, numItemBlocks, blockSize,
+    checkpointInterval, intermediateStorageLevel, finalStorageLevel.
+    """
+
+    # What saved pipelines name; it must not change with the files of this package.
+    __module__ = "factorlake.ml"
+
+    _input_kwargs: dict[str, Any]
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numUserBlocks: int = 10,
+        numItemBlocks: int = 10,
+        implicitPrefs: bool = False,
+        alpha: float = 1.0,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int | None = None,
+        ratingCol: str = "rating",
+        nonnegative: bool = False,
+        checkpointInterval: int = 10,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        finalStorageLevel: str = "MEMORY_AND_DISK",
+        coldStartStrategy: str = "nan",
+        blockSize: int = 4096,
+        solver: str = "auto",
+        unobservedWeight: float | None = None,
+        frequencyExponent: float = 1.0,
+        biases: bool = False,
+        biasRegParam: float = 5.0,
+        tol: float = 0.0,
+        plan: str = "auto",
+        workspace: str | None = None,
+        seenFilter: bool = False,
+    ) -> None:
+        super().__init__()
+        self._initial: ALSModel | None = None
+        self.setParams(**self._input_kwargs)
+
+    @keyword_only
+    def setParams(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numUserBlocks: int = 10,
+        numItemBlocks: int = 10,
+        implicitPrefs: bool = False,
+        alpha: float = 1.0,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int | None = None,
+        ratingCol: str = "rating",
+        nonnegative: bool = False,
+        checkpointInterval: int = 10,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        finalStorageLevel: str = "MEMORY_AND_DISK",
+        coldStartStrategy: str = "nan",
+        blockSize: int = 4096,
+        solver: str = "auto",
+        unobservedWeight: float | None = None,
+        frequencyExponent: float = 1.0,
+        biases: bool = False,
+        biasRegParam: float = 5.0,
+        tol: float = 0.0,
+        plan: str = "auto",
+        workspace: str | None = None,
+        seenFilter: bool = False,
+    ) -> Self:
+        """Set the parameters that are given; the others stay as they are."""
+        return self._set(**self._input_kwargs)
+
+    def _set(self, **kwargs: Any) -> Self:
+        # None stands for a parameter that is not set, as in the signatures above.
+        return super()._set(**{name: value for name, value in kwargs.items() if value is not None})
+
+    def setRank(self, value: int) -> Self:
+        """Set the number of factors."""
+        return self._set(rank=value)
+
+    def setMaxIter(self, value: int) -> Self:
+        """Set the number of epochs."""
+        return self._set(maxIter=value)
+
+    def setRegParam(self, value: float) -> Self:
+        """Set λ."""
+        return self._set(regParam=value)
+
+    def setNumUserBlocks(self, value: int) -> Self:
+        """Set numUserBlocks, which changes nothing here."""
+        return self._set(numUserBlocks=value)
+
+    def setNumItemBlocks(self, value: int) -> Self:
+        """Set numItemBlocks, which changes nothing here."""
+        return self._set(numItemBlocks=value)
+
+    def setNumBlocks(self, value: int) -> Self:
+        """Set numUserBlocks and numItemBlocks, which change nothing here."""
+        return self._set(numUserBlocks=value, numItemBlocks=value)
+
+    def setImplicitPrefs(self, value: bool) -> Self:
+        """Set whether ratings are implicit preferences."""
+        return self._set(implicitPrefs=value)
+
+    def setAlpha(self, value: float) -> Self:
+        """Set α of the implicit objective's confidence."""
+        return self._set(alpha=value)
+
+    def setUserCol(self, value: str) -> Self:
+        """Set the column of user ids."""
+        return self._set(userCol=value)
+
+    def setItemCol(self, value: str) -> Self:
+        """Set the column of item ids."""
+        return self._set(itemCol=value)
+
+    def setRatingCol(self, value: str) -> Self:
+        """Set the column of ratings; empty: every rating is 1."""
+        return self._set(ratingCol=value)
+
+    def setPredictionCol(self, value: str) -> Self:
+        """Set the column that the model's predictions go to."""
+        return self._set(predictionCol=value)
+
+    def setNonnegative(self, value: bool) -> Self:
+        """Set whether factors must not be negative; only False can be fitted."""
+        return self._set(nonnegative=value)
+
+    def setCheckpointInterval(self, value: int) -> Self:
+        """Set checkpointInterval, which changes nothing here."""
+        return self._set(checkpointInterval=value)
+
+    def setIntermediateStorageLevel(self, value: str) -> Self:
+        """Set intermediateStorageLevel, which changes nothing here."""
+        return self._set(intermediateStorageLevel=value)
+
+    def setFinalStorageLevel(self, value: str) -> Self:
+        """Set finalStorageLevel, which changes nothing here."""
+        return self._set(finalStorageLevel=value)
+
+    def setColdStartStrategy(self, value: str) -> Self:
+        """Set what becomes of pairs with an unknown id: nan or drop."""
+        return self._set(coldStartStrategy=value)
+
+    def setSeed(self, value: int) -> Self:
+        """Set the seed of the initial factors."""
+        return self._set(seed=value)
+
+    def setBlockSize(self, value: int) -> Self:
+        """Set blockSize, which changes nothing here."""
+        return self._set(blockSize=value)
+
+    def setSolver(self, value: str) -> Self:
+        """Set how rows are solved: auto, cg or exact."""
+        return self._set(solver=value)
+
+    def setUnobservedWeight(self, value: float) -> Self:
+        """Set α0, and with it the objective of modern iALS."""
+        return self._set(unobservedWeight=value)
+
+    def setFrequencyExponent(self, value: float) -> Self:
+        """Set ν."""
+        return self._set(frequencyExponent=value)
+
+    def setBiases(self, value: bool) -> Self:
+        """Set whether an explicit model has a mean and biases."""
+        return self._set(biases=value)
+
+    def setBiasRegParam(self, value: float) -> Self:
+        """Set the ridge of the biases."""
+        return self._set(biasRegParam=value)
+
+    def setTol(self, value: float) -> Self:
+        """Set the least relative fall of the objective that counts as progress; 0: all epochs."""
+        return self._set(tol=value)
+
+    def setPlan(self, value: str) -> Self:
+        """Set where rows are solved: auto, local or broadcast."""
+        return self._set(plan=value)
+
+    def setWorkspace(self, value: str) -> Self:
+        """Set the folder for what training keeps meanwhile."""
+        return self._set(workspace=value)
+
+    def setInitialModel(self, model: ALSModel | SparkALSModel | None) -> Self:
+        """Start training from a model's factors, ours or pyspark.ml's, of the same rank; None: from random ones.
+
+        Ids that the model does not know start as usual. Copies of this estimator start from it too; a saved estimator
+        does not keep it.
+        """
+        self._initial = model if model is None or isinstance(model, ALSModel) else ALSModel.from_spark(model)
+        return self
+
+    def getInitialModel(self) -> ALSModel | None:
+        """Return the model that training starts from."""
+        return self._initial
+
+    def write(self) -> ParamsWriter:
+        """Return the writer; ``write().overwrite().save(path)`` replaces what is there."""
+        if self._initial is not None:
+            log.warning("%s is saved without the model it starts from", self.uid)
+        return ParamsWriter(self)
+
+    def _fit(self, dataset: DataFrame) -> ALSModel:
+        """Train on ``dataset``.
+
+        Raises
+        ------
+        ConfigError : a parameter is out of range or not available.
+        DataRefusedError : a column is missing or of another type, or there is nothing to train on.
+        NumericalError : training went out of bounds.
+        """
+        parameters = self.engine_parameters()
+        initial = self._initial
+        if initial is not None and initial.rank != parameters.rank:
+            raise ConfigError(f"the initial model has rank {initial.rank}, rank is {parameters.rank}; make them equal")
+        rating = rating_column(dataset, self.getRatingCol())
+        if parameters.objective == "implicit" and parameters.alpha is None:
+            rating = rating * F.lit(self.getAlpha())
+        pairs = dataset.select(
+            id_column(dataset, self.getUserCol()).alias("user_id"),
+            id_column(dataset, self.getItemCol()).alias("item_id"),
+            rating.alias("value"),
+        )
+        try:
+            fitted = self._train(pairs)
+        except RepeatedPairsError:
+            fitted = self._train(combined_pairs(pairs, self.getImplicitPrefs()))
+        except PySparkException as error:
+            # Raised on a worker, an error arrives as text.
+            if RepeatedPairsError.__name__ not in str(error):
+                raise
+            fitted = self._train(combined_pairs(pairs, self.getImplicitPrefs()))
+        model = ALSModel(self._factors(pairs, fitted))
+        fitted.release()
+        return self._copyValues(model._resetUid(self.uid))
+
+    def _train(self, pairs: DataFrame) -> Fitted:
+        start, folder = None, self.getWorkspace()
+        if self._initial is not None:
+            sides = (self._initial.userFactors, self._initial.itemFactors)
+            start = tuple(frame.withColumnRenamed("features", "factor") for frame in sides)
+        with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else nullcontext(folder) as workspace:
+            return fit_pairs(
+                pairs.sparkSession,
+                pairs,
+                self.engine_parameters(),
+                workspace=workspace,
+                plan=self.getPlan(),  # type: ignore[arg-type]
+                progress=log.info,
+                start=start,  # type: ignore[arg-type]
+            )
+
+    def _factors(self, pairs: DataFrame, fitted: Fitted) -> Factors:
+        spark, model = pairs.sparkSession, fitted.model
+        sides = (
+            ("user_id", fitted.users, model.user_factors, model.user_biases),
+            ("item_id", fitted.items, model.item_factors, model.item_biases),
+        )
+        users, items = (
+            factor_frame(spark, known, pairs.schema[column].dataType, factors, biases)
+            for column, known, factors, biases in sides
+        )
+        seen = pairs.select(F.col("user_id").alias("user"), F.col("item_id").alias("item"))
+        return Factors(
+            users=users,
+            items=items,
+            rank=fitted.parameters.rank,
+            mean=model.mean,
+            biases=fitted.parameters.has_biases,
+            sizes=(fitted.users.n_ids, fitted.items.n_ids),
+            trace=model.trace,
+            stopped=model.stopped,
+            seen=seen if self.getSeenFilter() else None,
+        )
