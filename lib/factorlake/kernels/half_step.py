@@ -11,8 +11,10 @@ from factorlake.errors import NumericalError
 from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import read_only
+from .conjugate_gradients import cg_rows
 from .observations import RowRidge, observations
-from .row_solvers import cg_rows, exact_rows, residual_rows
+from .residuals import residual_rows
+from .row_solvers import exact_rows
 
 RowSolver = Literal["cg", "exact", "residual"]
 
