@@ -11,6 +11,8 @@ from factorlake.errors import ConfigError
 from factorlake.models.parameters import AlsParameters
 from factorlake.types import Plan, Solver
 
+SPARKS_INIT_SCALE = 1.0
+"""Spark's initial rows have length 1. From the engine's smaller ones its explicit objective takes more epochs."""
 DEFAULT_SEED = 7
 """pyspark.ml's default seed differs from process to process; equal input shall give an equal model."""
 
@@ -172,7 +174,7 @@ class EstimatorParams(_ALSParams, ModelParams):
             if value not in get_args(choices):
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(get_args(choices))}")
         implicit, weight, seed = self.getImplicitPrefs(), self.getUnobservedWeight(), self.getSeed()
-        modern = implicit and weight is not None
+        modern, biases = implicit and weight is not None, not implicit and self.getBiases()
         if implicit and not self.getAlpha() > 0:
             raise ConfigError(f"alpha is {self.getAlpha()}; it must be greater than 0")
         if self.getMaxIter() < 1:
@@ -185,9 +187,10 @@ class EstimatorParams(_ALSParams, ModelParams):
             kappa=weight if modern else 0.0,
             alpha0=1.0 if weight is None else weight,
             alpha=self.getAlpha() if implicit and not modern else None,
-            biases=self.getBiases(),
+            biases=biases,
             bias_regularization=self.getBiasRegParam(),
             epochs=self.getMaxIter(),
+            init_scale=AlsParameters.init_scale if modern or biases else SPARKS_INIT_SCALE,
             solver=self.getSolver(),  # type: ignore[arg-type]
             seed=DEFAULT_SEED if seed is None else seed,
             tolerance=self.getTol() or None,
