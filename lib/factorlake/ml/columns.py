@@ -53,6 +53,18 @@ def id_column(dataset: DataFrame, column: str) -> Column:
     return F.when(narrow.isNull() | (values != narrow), F.raise_error(told)).otherwise(narrow)
 
 
+def key_column(dataset: DataFrame, column: str, kind: DataType) -> Column:
+    """Return the ids of ``column``, an int or text already, as a model knows them: ``kind``, int or string.
+
+    Raises
+    ------
+    DataRefusedError : they are text, and the model's are numbers.
+    """
+    if isinstance(kind, IntegerType) and isinstance(column_type(dataset, column), StringType):
+        raise DataRefusedError(f"column {column!r} is text, but the model was trained on numbers; cast the column")
+    return named(column).cast(kind)
+
+
 def rating_column(dataset: DataFrame, column: str) -> Column:
     """Return a column of ratings as float; 1 for every row where ``column`` is empty.
 

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Self
 
 from pyspark.ml.base import Model
 from pyspark.ml.util import DefaultParamsReader, MLReadable, MLReader, MLWritable
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError
-from factorlake.ml.columns import check_new_column, id_column, named
+from factorlake.ml.columns import check_new_column, id_column, key_column, named
 from factorlake.ml.factors import Factors, dot_product, packed_factors
 from factorlake.ml.lists import best_of_other_side
 from factorlake.ml.params import ModelParams
 from factorlake.ml.storage import (
     SPARK_MODEL,
-    SPARK_PARAMS,
     ModelWriter,
     read_factors,
     read_metadata,
@@ -127,19 +126,20 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         """
         user, item, prediction = self.getUserCol(), self.getItemCol(), self.getPredictionCol()
         strategy = self.cold_start()
-        ids = {user: id_column(dataset, user), item: id_column(dataset, item)}
+        checked = dataset.withColumns({user: id_column(dataset, user), item: id_column(dataset, item)})
         check_new_column(dataset, prediction)
         users = self._packed("user", _USER_ID, _USER)
         items = self._packed("item", _ITEM_ID, _ITEM)
-        joined = (
-            dataset.withColumns(ids)
-            .join(users, on=named(user) == F.col(_USER_ID), how="left")
-            .join(items, on=named(item) == F.col(_ITEM_ID), how="left")
+        joined = checked.join(users, on=self._key("user", checked, user) == F.col(_USER_ID), how="left").join(
+            items, on=self._key("item", checked, item) == F.col(_ITEM_ID), how="left"
         )
         # Spark turns the NaN of a pandas function into null.
         whole = F.coalesce(dot_product(_USER, _ITEM), F.lit(float("nan")).cast("float"))
         predicted = joined.withColumn(prediction, whole).drop(_USER_ID, _ITEM_ID, _USER, _ITEM)
         return predicted.where(~F.isnan(named(prediction))) if strategy == "drop" else predicted
+
+    def _key(self, side: Side, dataset: DataFrame, column: str) -> Column:
+        return key_column(dataset, column, self.factors.side(side).schema["id"].dataType)
 
     def _packed(self, side: Side, id_name: str, packed_name: str) -> DataFrame:
         frame = packed_factors(self.factors, side, id_name, packed_name)
@@ -165,7 +165,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return self._lists("item", self._subset("item", dataset, self.getItemCol()), numUsers)
 
     def _subset(self, side: Side, dataset: DataFrame, column: str) -> DataFrame:
-        wanted = dataset.select(id_column(dataset, column).alias("id"))
+        checked = dataset.select(id_column(dataset, column).alias(column))
+        wanted = checked.select(self._key(side, checked, column).alias("id"))
         return self.factors.side(side).join(wanted, on="id", how="left_semi")
 
     def _lists(self, side: Side, sources: DataFrame, k: int) -> DataFrame:
@@ -209,10 +210,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         without = F.lit(0.0).cast("float").alias("bias")
         users, items = (frame.select("id", "features", without) for frame in (model.userFactors, model.itemFactors))
         taken = cls(Factors(users, items, model.rank))
-        for name in SPARK_PARAMS:
-            if model.isSet(name):
-                taken._set(**{name: model.getOrDefault(name)})
-        return taken._resetUid(model.uid)
+        return model._copyValues(taken._resetUid(model.uid))
 
     def to_spark(self, path: str, spark: SparkSession | None = None) -> None:
         """Write a folder that ``pyspark.ml.recommendation.ALSModel.load(path)`` reads: the way back.

@@ -30,7 +30,7 @@ class ModelParams(_ALSModelParams):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._setDefault(seenFilter=False)
+        self._setDefault(userCol="user", itemCol="item", coldStartStrategy="nan", seenFilter=False)
 
     def getSeenFilter(self) -> bool:
         """Return the value of seenFilter."""
