@@ -12,8 +12,9 @@ from numpy.typing import DTypeLike, NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.errors import DataRefusedError
+from factorlake.errors import RepeatedPairsError
 from factorlake.kernels.packing import compress_rows, repeated_pair
+from factorlake.spark.compat import large_rows
 from factorlake.spark.ids import Positions
 from factorlake.types import RatingBlock, Side
 
@@ -72,7 +73,14 @@ def pack_blocks(encoded: DataFrame, users: Positions, items: Positions) -> DataF
                 yield from _buckets("item", i, u, values, item_ptr)
 
     def ids_of(known: Positions, side: Side) -> DataFrame:
-        return known.frame.select(F.lit(side).alias("side"), "block", "position", "hash")
+        in_order = F.array_sort(F.collect_list(F.struct("position", "hash")))
+        rows = known.frame.groupBy(F.lit(side).alias("side"), "block").agg(in_order.alias("rows"))
+        return rows.select(
+            "side",
+            "block",
+            F.col("rows")[0]["position"].alias("first"),
+            F.transform("rows", lambda one: one["hash"]).alias("hashes"),
+        )
 
     buckets = located.mapInArrow(bucket, _BUCKET_SCHEMA).groupBy("side", "block")
     ids = ids_of(users, "user").unionByName(ids_of(items, "item")).groupBy("side", "block")
@@ -115,8 +123,8 @@ def _buckets(
 
 
 def _pack_one(parts: pa.Table, ids: pa.Table, n_neighbours: int) -> pa.Table:
-    by_position = np.argsort(ids["position"].to_numpy())
-    first = int(ids["position"].to_numpy().min())
+    first = ids["first"][0].as_py()
+    hashes = ids["hashes"][0].values.to_numpy()
     rows, neighbours = _joined(parts["rows"], np.int32) - first, _joined(parts["neighbours"], np.int32)
     values = None
     if parts["values"].null_count < parts.num_rows:
@@ -128,22 +136,22 @@ def _pack_one(parts: pa.Table, ids: pa.Table, n_neighbours: int) -> pa.Table:
                 for cell, of in zip(parts["values"], parts["rows"], strict=True)
             ]
         )
-    packed = compress_rows(rows, neighbours, values, ids.num_rows, n_neighbours)
+    packed = compress_rows(rows, neighbours, values, len(hashes), n_neighbours)
     repeats = repeated_pair(packed)
     if repeats is not None:
-        raise DataRefusedError(f"{repeats[0]} pairs occur more than once; combine their ratings first")
+        raise RepeatedPairsError(f"{repeats[0]} pairs occur more than once; combine their ratings first")
     told = None if packed.values is None or bool(np.all(packed.values == 1)) else packed.values.tobytes()
     return pa.table(
         {
             "side": [ids["side"][0].as_py()],
             "block": pa.array([ids["block"][0].as_py()], pa.int32()),
             "first_row": pa.array([first], pa.int32()),
-            "n_rows": pa.array([ids.num_rows], pa.int32()),
+            "n_rows": pa.array([len(hashes)], pa.int32()),
             "n_obs": pa.array([len(rows)], pa.int64()),
             "row_ptr": pa.array([packed.row_ptr.tobytes()], pa.binary()),
             "neighbours": pa.array([packed.neighbours.tobytes()], pa.binary()),
             "values": pa.array([told], pa.binary()),
-            "hashes": pa.array([ids["hash"].to_numpy()[by_position].tobytes()], pa.binary()),
+            "hashes": pa.array([hashes.tobytes()], pa.binary()),
         },
         schema=_ARROW_SCHEMA,
     )
@@ -155,13 +163,14 @@ def _joined(column: pa.ChunkedArray, dtype: DTypeLike) -> NDArray[Any]:
 
 def write_blocks(blocks: DataFrame, path: str) -> None:
     """Write packed blocks as a Delta table partitioned by side and block, replacing what a killed run left there."""
-    (
-        blocks.write.format("delta")
-        .mode("overwrite")
-        .option("delta.enableDeletionVectors", "false")
-        .partitionBy("side", "block")
-        .save(path)
-    )
+    with large_rows(blocks.sparkSession):
+        (
+            blocks.write.format("delta")
+            .mode("overwrite")
+            .option("delta.enableDeletionVectors", "false")
+            .partitionBy("side", "block")
+            .save(path)
+        )
 
 
 def unpack(batch: pa.RecordBatch | pa.Table) -> Iterator[tuple[int, RatingBlock]]:

@@ -22,7 +22,7 @@ from factorlake.models.threads import single_threaded_blas
 from factorlake.models.weighting import ridge_counts
 from factorlake.spark.block_store import StoredBlock, load_block
 from factorlake.spark.blocks import unpack
-from factorlake.spark.compat import task_slots
+from factorlake.spark.compat import large_rows, task_slots
 from factorlake.spark.exchange import Exchange, Handle
 from factorlake.types import FloatMatrix, RatingBlock, Side
 
@@ -68,7 +68,8 @@ def describe_blocks(blocks: DataFrame, parameters: AlsParameters) -> AlsProblem:
                     ),
                 )
 
-    rows = sorted(blocks.mapInArrow(describe, _LAYOUT).toArrow().to_pylist(), key=lambda row: row["block"])
+    with large_rows(blocks.sparkSession):
+        rows = sorted(blocks.mapInArrow(describe, _LAYOUT).toArrow().to_pylist(), key=lambda row: row["block"])
     users = [row for row in rows if row["side"] == "user"]
     rating_sum = 0.0
     for row in users:
@@ -110,7 +111,9 @@ class BroadcastHalfStep:
         try:
             solve = self._by_file if self.exchange.by_file else self._with_tasks
             solved = solve(task, fixed_handle, warm_handle)
-            results = {row["block"]: _unpack_result(row, task, fixed.dtype) for row in solved.toArrow().to_pylist()}
+            with large_rows(self.spark):
+                rows = solved.toArrow().to_pylist()
+            results = {row["block"]: _unpack_result(row, task, fixed.dtype) for row in rows}
         finally:
             for handle in (fixed_handle, warm_handle):
                 if handle is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -54,6 +56,21 @@ def keep(frame: DataFrame) -> DataFrame:
 def release(frame: DataFrame) -> None:
     """Give up what `keep` cached."""
     frame.unpersist()
+
+
+@contextmanager
+def large_rows(spark: SparkSession) -> Iterator[None]:
+    """Let Arrow batches of the actions inside hold one row each: rows of megabytes would overflow a batch of many."""
+    setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(setting, None)
+    spark.conf.set(setting, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            spark.conf.unset(setting)
+        else:
+            spark.conf.set(setting, before)
 
 
 def quiet(spark: SparkSession) -> None:

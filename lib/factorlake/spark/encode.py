@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
 from factorlake.kernels.initial import hash_ids
+from factorlake.spark.compat import large_rows
 
 _ENCODED = pa.schema(
     [
@@ -103,7 +104,8 @@ def _encode(table: pa.Table, drop_zero: bool) -> dict[str, object] | None:
 
 def _dictionary(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
     """Return the distinct ids in the order of their bytes, and the place of each row's id among them."""
-    encoded = column.dictionary_encode().unify_dictionaries()
+    # Every chunk carries the dictionary of the whole column.
+    encoded = column.dictionary_encode()
     if not encoded.num_chunks or not len(encoded):
         return pa.array([], pa.string()), np.empty(0, np.int32)
     ids = encoded.chunk(0).dictionary.cast(pa.string())
@@ -162,7 +164,8 @@ class Decoded:
 
 def decode_pairs(encoded: DataFrame) -> Decoded:
     """Bring encoded ratings to the driver and number both sides' ids in training order."""
-    table = encoded.select("user_ids", "users", "item_ids", "items", "values").toArrow()
+    with large_rows(encoded.sparkSession):
+        table = encoded.select("user_ids", "users", "item_ids", "items", "values").toArrow()
     users = number_ids(table["user_ids"])
     items = number_ids(table["item_ids"])
     values = None

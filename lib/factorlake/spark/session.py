@@ -49,6 +49,9 @@ def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
         **SAFE_RECOMPUTE,
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
+        # A limit in bytes makes Spark measure the whole batch again after every row, which costs more than to write
+        # the row. Frames of a few large rows are read with `compat.large_rows` instead.
+        "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
