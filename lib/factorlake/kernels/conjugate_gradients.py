@@ -37,8 +37,7 @@ def _add_curvature(gathered: Gathered, n: int, direction: FloatVector, curvature
     width = direction.shape[0]
     vectors = width // lanes
     for i in range(0, n, 4):
-        at_0 = i * width
-        at_1, at_2, at_3 = at_0 + width, at_0 + 2 * width, at_0 + 3 * width
+        place = i * width
         product_0, product_1, product_2, product_3 = (
             zeros_like(factors),
             zeros_like(factors),
@@ -47,17 +46,21 @@ def _add_curvature(gathered: Gathered, n: int, direction: FloatVector, curvature
         )
         for v in range(vectors):
             a = v * lanes
+            at = place + 4 * a
             here = load(direction, a)
-            product_0 = multiply_add(load(factors, at_0 + a), here, product_0)
-            product_1 = multiply_add(load(factors, at_1 + a), here, product_1)
-            product_2 = multiply_add(load(factors, at_2 + a), here, product_2)
-            product_3 = multiply_add(load(factors, at_3 + a), here, product_3)
+            product_0 = multiply_add(load(factors, at), here, product_0)
+            product_1 = multiply_add(load(factors, at + lanes), here, product_1)
+            product_2 = multiply_add(load(factors, at + 2 * lanes), here, product_2)
+            product_3 = multiply_add(load(factors, at + 3 * lanes), here, product_3)
         weights = multiply(load_quad(gathered.confidence, i), four_sums(product_0, product_1, product_2, product_3))
         w_0, w_1, w_2, w_3 = spread_0(weights), spread_1(weights), spread_2(weights), spread_3(weights)
         for v in range(vectors):
             a = v * lanes
-            pull = multiply_add(w_1, load(factors, at_1 + a), multiply(w_0, load(factors, at_0 + a)))
-            pull = multiply_add(w_3, load(factors, at_3 + a), multiply_add(w_2, load(factors, at_2 + a), pull))
+            at = place + 4 * a
+            pull = multiply_add(w_1, load(factors, at + lanes), multiply(w_0, load(factors, at)))
+            pull = multiply_add(
+                w_3, load(factors, at + 3 * lanes), multiply_add(w_2, load(factors, at + 2 * lanes), pull)
+            )
             store(curvature, a, add(load(curvature, a), pull))
 
 
@@ -169,7 +172,8 @@ def cg_rows(
             for a in range(rank):
                 own_diagonal[a] = diagonal[a]
                 x[a] = warm[row, a]
-            x[rank:] = 0.0
+            for a in range(rank, width):
+                x[a] = 0.0
             _descend(observed, row, own_diagonal, steps, x, gathered, scratch, sums)
             for a in range(rank):
                 solved[row, a] = x[a]

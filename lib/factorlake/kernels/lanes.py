@@ -256,7 +256,12 @@ def aligned_zeros(size: int, dtype: Any) -> NDArray[Any]:
     return room[skip : skip + size]
 
 
-@njit(nogil=True)
-def lanes_in(array: NDArray[Any]) -> int:
-    """Return how many numbers of the array's precision one vector holds."""
-    return BYTES // array.itemsize
+@_builtin
+def lanes_in(typing: Any, array: Any) -> Any:
+    """lanes_in(array): how many numbers of the array's precision one vector holds; a constant when compiled."""
+    width = _whole(array.dtype).width
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(context.get_value_type(types.intp), width)
+
+    return types.intp(array), generate

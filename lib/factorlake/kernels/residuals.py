@@ -39,9 +39,10 @@ AHEAD = 8
 
 
 class Gathered(NamedTuple):
-    """Room for one row's observations, each row of factors starting at a cache line.
+    """Room for one row's observations.
 
-    ``factors`` (n·width,) holds them one after the other, ``width`` numbers each, zeros after the rank;
+    ``factors`` (n·width,) holds four observations at a time, their vectors in turn (vector 0 of each of the
+    four, vector 1 of each, ...), so that a pass is one stream; zeros follow the rank up to ``width``.
     ``confidence`` and ``target`` (n,) hold c and t − o. All have room for whole quads of observations: those
     that fill up the last one repeat the row's last factors with c = 0.
     """
@@ -83,19 +84,26 @@ def room_for(n_factors: int, n_pairs: int, observed: Observations) -> Gathered:
 @njit(cache=True, nogil=True)
 def read_pairs(observed: Observations, first: int, n: int, gathered: Gathered) -> None:
     """Write c and t − o of ``n`` observations from ``first`` on, and c = 0 up to a whole quad."""
+    # Loops, not slices: numba takes as long to cut a slice as to copy a short row.
+    confidence, target = gathered.confidence, gathered.target
     if observed.confidence_step:
-        gathered.confidence[:n] = observed.confidence[first : first + n]
+        for i in range(n):
+            confidence[i] = observed.confidence[first + i]
     else:
-        gathered.confidence[:n] = observed.confidence[0]
-    gathered.confidence[n : padded(n, 4)] = 0
+        for i in range(n):
+            confidence[i] = observed.confidence[0]
     if observed.target_step:
-        gathered.target[:n] = observed.target[first : first + n]
+        for i in range(n):
+            target[i] = observed.target[first + i]
     else:
-        gathered.target[:n] = observed.target[0]
+        for i in range(n):
+            target[i] = observed.target[0]
     if observed.offset.shape[0] > 0:
         for i in range(n):
-            gathered.target[i] -= observed.offset[observed.neighbours[first + i]]
-    gathered.target[n : padded(n, 4)] = 0
+            target[i] -= observed.offset[observed.neighbours[first + i]]
+    for i in range(n, padded(n, 4)):
+        confidence[i] = 0
+        target[i] = 0
 
 
 @njit(cache=True, nogil=True)
@@ -117,13 +125,14 @@ def first_pass(
     """
     rank = observed.factors.shape[1]
     factors = observed.factors.reshape(-1)
-    neighbours = observed.neighbours
+    neighbours, kept = observed.neighbours, gathered.factors
     first, last = observed.row_ptr[row], observed.row_ptr[row + 1] - 1
     lanes = lanes_in(factors)
     whole = rank // lanes
     part = rank - whole * lanes
     vectors = x.shape[0] // lanes
     width = x.shape[0]
+    n_obs = neighbours.shape[0]
     squares, signed = wide_zeros(), wide_zeros()
     for i in range(0, last - first + 1, 4):
         p = first + i
@@ -131,8 +140,7 @@ def first_pass(
         from_1 = np.int64(neighbours[min(p + 1, last)]) * rank
         from_2 = np.int64(neighbours[min(p + 2, last)]) * rank
         from_3 = np.int64(neighbours[min(p + 3, last)]) * rank
-        to_0 = i * width
-        to_1, to_2, to_3 = to_0 + width, to_0 + 2 * width, to_0 + 3 * width
+        place = i * width
         product_0, product_1, product_2, product_3 = (
             zeros_like(factors),
             zeros_like(factors),
@@ -148,21 +156,26 @@ def first_pass(
                 f_0, f_1 = load_part(factors, from_0 + a, part), load_part(factors, from_1 + a, part)
                 f_2, f_3 = load_part(factors, from_2 + a, part), load_part(factors, from_3 + a, part)
             if keep:
-                store(gathered.factors, to_0 + a, f_0)
-                store(gathered.factors, to_1 + a, f_1)
-                store(gathered.factors, to_2 + a, f_2)
-                store(gathered.factors, to_3 + a, f_3)
+                store(kept, place + 4 * a, f_0)
+                store(kept, place + 4 * a + 1 * lanes, f_1)
+                store(kept, place + 4 * a + 2 * lanes, f_2)
+                store(kept, place + 4 * a + 3 * lanes, f_3)
             here = load(x, a)
             product_0 = multiply_add(f_0, here, product_0)
             product_1 = multiply_add(f_1, here, product_1)
             product_2 = multiply_add(f_2, here, product_2)
             product_3 = multiply_add(f_3, here, product_3)
         # The next rows' factors are called for too: their observations follow in the same arrays.
-        if p + AHEAD + 3 < neighbours.shape[0]:
-            for ahead in range(p + AHEAD, p + AHEAD + 4):
-                start = np.int64(neighbours[ahead]) * rank
-                for v in range(vectors):
-                    prefetch(factors, start + v * lanes)
+        if p + AHEAD + 3 < n_obs:
+            next_0 = np.int64(neighbours[p + AHEAD]) * rank
+            next_1 = np.int64(neighbours[p + AHEAD + 1]) * rank
+            next_2 = np.int64(neighbours[p + AHEAD + 2]) * rank
+            next_3 = np.int64(neighbours[p + AHEAD + 3]) * rank
+            for v in range(vectors):
+                prefetch(factors, next_0 + v * lanes)
+                prefetch(factors, next_1 + v * lanes)
+                prefetch(factors, next_2 + v * lanes)
+                prefetch(factors, next_3 + v * lanes)
         c = load_quad(gathered.confidence, i)
         e = subtract(load_quad(gathered.target, i), four_sums(product_0, product_1, product_2, product_3))
         ce = multiply(c, e)
@@ -174,8 +187,9 @@ def first_pass(
             c_0, c_1, c_2, c_3 = spread_0(c), spread_1(c), spread_2(c), spread_3(c)
             for v in range(vectors):
                 a = v * lanes
-                f_0, f_1 = load(gathered.factors, to_0 + a), load(gathered.factors, to_1 + a)
-                f_2, f_3 = load(gathered.factors, to_2 + a), load(gathered.factors, to_3 + a)
+                at = place + 4 * a
+                f_0, f_1 = load(kept, at), load(kept, at + lanes)
+                f_2, f_3 = load(kept, at + 2 * lanes), load(kept, at + 3 * lanes)
                 pull = multiply_add(ce_1, f_1, multiply(ce_0, f_0))
                 pull = multiply_add(ce_3, f_3, multiply_add(ce_2, f_2, pull))
                 store(residual, a, add(load(residual, a), pull))
