@@ -46,7 +46,7 @@ def planted_share(context: Context, row: Row, lists: DataFrame) -> PlantedShare 
     planted = _folder(context.settings) / "planted.npz"
     if not planted.exists():
         return None
-    seen = seen_pairs(context, row["interactions_version"])
+    seen = seen_pairs(context, row["interactions_version"]).distinct()
     by_listener = _tracks_by_listener(lists.select("user_id", "item_id", "rank"))
     known = _tracks_by_listener(seen.select("user_id", "item_id", F.lit(0).alias("rank")))
     return PlantedShare(planted_share_of(planted, row["objective"], by_listener, known), DEFINITION)

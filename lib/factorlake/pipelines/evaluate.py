@@ -186,10 +186,8 @@ def _fold(judged: Judged, task: Task) -> DataFrame:
 
 
 def _lists(judged: Judged, users: DataFrame, task: Task, k: int) -> pd.DataFrame:
-    numbered = judged.items.frame.withColumnRenamed("id", "item_id")
-    seen = task.known.join(numbered, on="item_id").select("user_id", "position")
-    best = score_top_k(users, seen, judged.items.shipped, k, task.n_blocks)
-    return best.join(numbered, on="position").select("user_id", "rank", "item_id").toPandas()
+    best = score_top_k(users, task.known, judged.items.shipped, k, task.n_blocks)
+    return best.select("user_id", "rank", "item_id").toPandas()
 
 
 def _ranking_figures(

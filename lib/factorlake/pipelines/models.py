@@ -56,7 +56,7 @@ def training_pairs(context: Context, events: DataFrame) -> DataFrame:
 
 
 def seen_pairs(context: Context, version: int | None, before: Any = None) -> DataFrame:
-    """Return the distinct (user_id, item_id) that make an item seen; of events up to ``before`` when given."""
+    """Return the (user_id, item_id) that make an item seen, one row an event; of events up to ``before`` when given."""
     events = delta_io.read(context.spark, context.lake.shared("interactions"), version)
     types = context.settings.recommend.seen_event_types
     if types:
@@ -66,4 +66,4 @@ def seen_pairs(context: Context, version: int | None, before: Any = None) -> Dat
     pairs = events.select("user_id", "item_id")
     if context.settings.recommend.seen == "keep":
         return pairs.where(F.lit(False))
-    return pairs.distinct()
+    return pairs

@@ -29,13 +29,9 @@ def run(context: Context, model: str | None = None) -> JobResult:
         model_items = factors.where(F.col("side") == "item")
         items = load_items(model_items, exchange, row["mean"], _unavailable(context, row))
         users = factors.where(F.col("side") == "user").select(F.col("id").alias("user_id"), "factor", "bias")
-        numbered = items.frame.withColumnRenamed("id", "item_id")
-        seen = (
-            seen_pairs(context, row["interactions_version"]).join(numbered, on="item_id").select("user_id", "position")
-        )
+        seen = seen_pairs(context, row["interactions_version"])
         context.progress(f"scoring {row['n_items']} items, lists of {settings.recommend.k}")
-        best = score_top_k(users, seen, items.shipped, settings.recommend.k, number_of_blocks(row["n_observed"]))
-        lists = best.join(numbered, on="position")
+        lists = score_top_k(users, seen, items.shipped, settings.recommend.k, number_of_blocks(row["n_observed"]))
         path = lake.candidate(version, "lists")
         commit = delta_io.overwrite(spark, lists, path, SCHEMAS["lists"], run_id=context.run_id)
     figures = (

@@ -170,7 +170,7 @@ def _samples(context: Context, row: Row, lists: DataFrame) -> tuple[UserSample, 
         .limit(n)
     )
     listed = _names(context, lists.join(chosen, on="user_id").where(F.col("rank") <= SHOWN_SUGGESTIONS))
-    had = _names(context, seen_pairs(context, row["interactions_version"]).join(chosen, on="user_id"))
+    had = _names(context, seen_pairs(context, row["interactions_version"]).join(chosen, on="user_id").distinct())
     suggestions: dict[str, list[Row]] = {}
     for item in listed.orderBy("rank").collect():
         suggestions.setdefault(item["user_id"], []).append(item)

@@ -12,7 +12,7 @@ from factorlake.models.fold_in import fold_in_rows
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.threads import single_threaded_blas
 from factorlake.spark.ids import logical_block
-from factorlake.spark.scorer import ItemSide
+from factorlake.spark.item_side import ItemSide
 
 FOLDED_SCHEMA = "user_id string, factor array<float>, bias float, norm float, n_observed bigint"
 _ARROW_FOLDED = pa.schema(

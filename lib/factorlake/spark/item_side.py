@@ -1,23 +1,71 @@
-"""The item side of a model for scoring and folding in: factors by position, and the frame that maps ids to
-positions."""
+"""The item side of a model for scoring and folding in: numbers and ids by position, shipped once."""
 
 from __future__ import annotations
 
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.spark.exchange import Exchange
-from factorlake.spark.ids import positions, rank_new_ids
-from factorlake.spark.scorer import ItemSide, ship_items
+from factorlake.kernels.initial import hash_ids
+from factorlake.spark.exchange import Exchange, Handle
+
+# What a worker made of shipped items, for this many of them: a candidate, the live model and their baselines.
+KEPT_IN_WORKER = 4
+_made: OrderedDict[tuple[str, str], Any] = OrderedDict()
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ItemSide:
+    """What a worker needs of the items, by position."""
+
+    key: str
+    """Names what was shipped; never used twice."""
+    factors: Handle
+    """(n_items, rank) float32."""
+    biases: Handle
+    """(n_items,) float32; zeros for implicit."""
+    tie_rank: Handle
+    """(n_items,) int64: rank of each item's id by bytes; equal scores are ordered by it."""
+    counts: Handle
+    """(n_items,) float32: pairs behind each item, the fall-back for users the model knows nothing of."""
+    allowed: Handle
+    """(n_items,) bool: items that may be listed."""
+    id_bytes: Handle
+    """(n_bytes,) uint8: the ids in UTF-8, one after the other."""
+    id_ptr: Handle
+    """(n_items + 1,) int64: where each id starts."""
+    mean: float
+    """μ of the explicit objective, 0 for implicit."""
+
+    def ids(self) -> pa.Array:
+        """Return the ids by position (string)."""
+        ptr, text = self.id_ptr.load(), self.id_bytes.load()
+        return pa.LargeStringArray.from_buffers(len(ptr) - 1, pa.py_buffer(ptr), pa.py_buffer(text)).cast(pa.string())
+
+    def once(self, purpose: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns, made once in this process for these items and this purpose."""
+        entry = (self.key, purpose)
+        if entry not in _made:
+            while len({key for key, _ in _made} | {self.key}) > KEPT_IN_WORKER:
+                _made.popitem(last=False)
+            _made[entry] = make()
+        made: T = _made[entry]
+        return made
 
 
 @dataclass(frozen=True)
 class LoadedItems:
-    """A model's items: numbers on the driver and with the workers, ids in a frame."""
+    """A model's items: by position on the driver and with the workers."""
 
     frame: DataFrame
     """id, position."""
@@ -33,30 +81,44 @@ def load_items(items: DataFrame, exchange: Exchange, mean: float, unavailable: D
 
     ``unavailable`` holds the ids that must not be listed; they take part in everything else.
 
-    Only numbers reach the driver; ids stay in the frame. The order is that of training, so rows fold in with the
-    very sums that training used. Raises nothing on an empty frame: then there are no positions.
+    The items are read once, to the driver, ids too: they are shorter than the factors beside them. The order is that
+    of training, by (hash, id), so rows fold in with the very sums that training used. Raises nothing on an empty frame:
+    then there are no positions.
     """
-    numbered = positions(items.select("id"), 1).frame.select("id", "position")
-    ranked = rank_new_ids(items.select("id"), 0)
-    frame = items.join(numbered, on="id").join(ranked, on="id")
+    chosen = items.select("id", "factor", "bias", F.col("n_observed").cast("float").alias("count"))
     if unavailable is None:
-        frame = frame.withColumn("barred", F.lit(False))
+        chosen = chosen.withColumn("barred", F.lit(False))
     else:
         barred = unavailable.select("id").distinct().withColumn("barred", F.lit(True))
-        frame = frame.join(barred, on="id", how="left").withColumn("barred", F.coalesce("barred", F.lit(False)))
-    count = F.col("n_observed").cast("float").alias("count")
-    table = frame.select("position", F.col("index").alias("tie"), "factor", "bias", count, "barred").toArrow()
-    order = np.argsort(table["position"].to_numpy())
-    flat = table["factor"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    factors = np.ascontiguousarray(flat.astype(np.float32).reshape(len(order), -1)[order])
+        chosen = chosen.join(barred, on="id", how="left").withColumn("barred", F.coalesce("barred", F.lit(False)))
+    table = chosen.toArrow().combine_chunks()
+    by_bytes = pc.array_sort_indices(_whole(table["id"]))
+    table = table.take(by_bytes)
+    ids = _whole(table["id"])
+    hashes = hash_ids(ids.to_pylist())
+    order = np.argsort(hashes, kind="stable")  # stable: equal hashes stay in order of id
+    ids = ids.take(pa.array(order))
+    flat = _whole(table["factor"]).flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    factors = np.ascontiguousarray(flat.reshape(len(order), len(flat) // max(len(order), 1))[order])
     biases = table["bias"].to_numpy().astype(np.float32)[order]
-    shipped = ship_items(
-        exchange,
-        factors,
-        biases,
-        table["tie"].to_numpy()[order],
-        table["count"].to_numpy()[order],
-        ~table["barred"].to_numpy()[order],
-        mean,
+    wide = ids.cast(pa.large_string())
+    _, offsets, text = wide.buffers()
+    shipped = ItemSide(
+        key=uuid.uuid4().hex,
+        factors=exchange.ship(factors),
+        biases=exchange.ship(biases),
+        tie_rank=exchange.ship(order.astype(np.int64)),
+        counts=exchange.ship(table["count"].to_numpy().astype(np.float32)[order]),
+        allowed=exchange.ship(~table["barred"].to_numpy(zero_copy_only=False)[order]),
+        id_bytes=exchange.ship(np.frombuffer(text or b"", np.uint8)),
+        id_ptr=exchange.ship(np.frombuffer(offsets, np.int64, len(wide) + 1) if len(wide) else np.zeros(1, np.int64)),
+        mean=mean,
     )
-    return LoadedItems(numbered, factors, biases, shipped)
+    position = pa.array(np.arange(len(order), dtype=np.int32))
+    frame = items.sparkSession.createDataFrame(pa.table({"id": ids, "position": position}))
+    return LoadedItems(frame, factors, biases, shipped)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; of no chunks an empty one."""
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
