@@ -1,16 +1,19 @@
 """Seconds per training epoch on planted pairs, beside pyspark.ml's ALS in the same session.
 
     python -m benchmarks.train_als --peers pyspark_ml
+    python -m benchmarks.train_als --plan local --peers irspack,implicit --data planted --rank 64
 
 The pairs (138,493 users, 26,744 items, 17.5 million by default, planted tastes, log-normal activity, Zipf-like
 popularity) are written once as Parquet; our train job's own fit reads them from Spark, packs them and trains. The
-peer trains on the same frame with the same objective (alpha, unobserved weight 1, ridge by positive count).
+peer trains on the same frame with the same objective (alpha, unobserved weight 1, ridge by positive count). The
+second form starts no Spark: see `benchmarks.local_peers`.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from benchmarks import local_peers
 from benchmarks.result import finish
 from factorlake.config.loader import build
 from factorlake.evaluation.planted import PlantedTaste
@@ -103,6 +107,9 @@ def pyspark_ml(pairs: DataFrame, rank: int, alpha: float, regularization: float,
 
 def main() -> None:
     """Parse the arguments, run ours and the peers, print the result line."""
+    if any(peer in argument for argument in sys.argv[1:] for peer in ("irspack", "implicit")):
+        local_peers.main(sys.argv[1:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=138_493)
     parser.add_argument("--items", type=int, default=26_744)
