@@ -96,6 +96,8 @@ def _solve_dual_row(
 
     With B = C^½ F D^-½ the normal equations D^½(I + BᵀB)D^½ x = FᵀC t turn into x = D^-½ Bᵀ (I + BBᵀ)⁻¹ C^½
     t. Every entry of the diagonal D must be positive. Source: Woodbury's identity.
+
+    All of it is in float64 whatever the factors: where D is small, I is lost in the float32 rounding of BBᵀ.
     """
     rank = diagonal.shape[0]
     first = observed.row_ptr[row]
@@ -115,7 +117,7 @@ def _solve_dual_row(
         dual[i] = root * t
         for a in range(rank):
             rows[i, a] = root * solution[a] * factors[j, a]
-    system = np.dot(rows, rows.T).astype(np.float64)
+    system = np.dot(rows, rows.T)
     for i in range(n):
         system[i, i] += 1.0
     jitters = _solve_cholesky(system, n, lower, dual)
@@ -180,6 +182,7 @@ def exact_rows(observed: Observations, system: RowRidge, solved: FloatMatrix, su
     rank = observed.factors.shape[1]
     longest = longest_row(observed, observed.neighbours.shape[0])
     gathered = np.empty((min(longest, TILE), rank), dtype=observed.factors.dtype)
+    short = np.empty((min(longest, rank), rank))
     room = room_for(0, longest, observed)
     own = aligned_zeros(padded(rank, lanes_in(observed.factors)), observed.factors.dtype)
     lower = np.empty((rank, rank))
@@ -193,7 +196,7 @@ def exact_rows(observed: Observations, system: RowRidge, solved: FloatMatrix, su
         for a in range(rank):
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
         if n < rank and diagonal.min() > 0.0:
-            jitters = _solve_dual_row(observed, row, diagonal, gathered, lower, solution)
+            jitters = _solve_dual_row(observed, row, diagonal, short, lower, solution)
         else:
             jitters = solve_primal_row(observed, row, diagonal, gathered, lower, solution)
         if jitters < 0:
