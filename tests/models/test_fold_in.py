@@ -12,6 +12,7 @@ from factorlake.models.fold_in import FoldedRows, fold_in_rows
 from factorlake.models.half_step import LocalHalfStep
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.problem import describe
+from factorlake.models.systems import user_system
 from factorlake.models.threads import single_threaded_blas
 from factorlake.models.trained import TrainedModel
 from factorlake.types import RatingBlock
@@ -43,17 +44,8 @@ def fitted(parameters: AlsParameters, rating: str) -> tuple[Problem, TrainedMode
 
 def folded(model: TrainedModel, parameters: AlsParameters, block: RatingBlock, n_items: int) -> FoldedRows:
     with single_threaded_blas():
-        return fold_in_rows(
-            block.row_ptr,
-            block.neighbours,
-            block.values,
-            model.item_factors,
-            model.item_gram,
-            parameters,
-            n_items,
-            model.item_biases,
-            model.mean,
-        )
+        system = user_system(parameters, model.item_factors, model.item_biases, model.mean, model.item_gram, n_items)
+        return fold_in_rows(block.row_ptr, block.neighbours, block.values, system)
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)

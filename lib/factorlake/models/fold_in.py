@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factorlake.types import FloatMatrix, FloatVector, RatingBlock
+from factorlake.types import RatingBlock
 
 from .half_step import solve_one_block
-from .parameters import AlsParameters
-from .systems import user_system
+from .systems import UserSystem
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,7 @@ def fold_in_rows(
     row_ptr: NDArray[np.int64],
     neighbours: NDArray[np.int32],
     values: NDArray[np.float32] | None,
-    item_factors: FloatMatrix,
-    gram: NDArray[np.float64],
-    parameters: AlsParameters,
-    n_items: int,
-    item_biases: FloatVector | None = None,
-    mean: float = 0.0,
+    system: UserSystem,
 ) -> FoldedRows:
     """Return each row's exact solution in float64, rounded once to float32.
 
@@ -42,13 +36,13 @@ def fold_in_rows(
     ----------
     row_ptr, neighbours, values : the rows' ratings; neighbours are positions of the model's items, ascending
         within a row. A row without ratings gets zeros. values None: every rating is 1.
-    item_factors, item_biases, mean, gram, n_items : the model, as recorded with it.
+    system : from `user_system`, made once for any number of rows: it rotates all items.
 
     Raises
     ------
     NumericalError : a row's system cannot be solved; names the row.
     """
-    system = user_system(parameters, item_factors, item_biases, mean, gram, n_items)
+    parameters = system.task.parameters
     block = RatingBlock(0, row_ptr, neighbours, values, np.zeros(len(row_ptr) - 1, np.int64))
     rows = system.restore(solve_one_block(system.task, block, system.factors, None).factors)
     rank = parameters.rank

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from factorlake.models.fold_in import fold_in_rows
 from factorlake.models.parameters import AlsParameters
+from factorlake.models.systems import UserSystem, user_system
 from factorlake.models.threads import single_threaded_blas
 from factorlake.spark.ids import logical_block
 from factorlake.spark.item_side import ItemSide
@@ -55,6 +56,11 @@ def fold_in(
     return grouped.applyInArrow(solve, FOLDED_SCHEMA)
 
 
+def _system(items: ItemSide, gram: NDArray[np.float64], parameters: AlsParameters, n_items: int) -> UserSystem:
+    biases = items.biases.load() if parameters.has_biases else None
+    return user_system(parameters, items.factors.load(), biases, items.mean, gram, n_items)
+
+
 def _solve_group(
     table: pa.Table, items: ItemSide, gram: NDArray[np.float64], parameters: AlsParameters, n_items: int
 ) -> pa.Table:
@@ -68,17 +74,9 @@ def _solve_group(
     row_ptr = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=len(ids)), out=row_ptr[1:])
     constant = bool(np.all(value == 1))
-    folded = fold_in_rows(
-        row_ptr,
-        position[order],
-        None if constant else value[order],
-        items.factors.load(),
-        gram,
-        parameters,
-        n_items,
-        item_biases=items.biases.load() if parameters.has_biases else None,
-        mean=items.mean,
-    )
+    # Making the system rotates all items, which takes longer than to solve the rows of a small group.
+    system = items.once("fold-in", lambda: _system(items, gram, parameters, n_items))
+    folded = fold_in_rows(row_ptr, position[order], None if constant else value[order], system)
     factors = folded.factors
     flat = pa.array(factors.reshape(-1), pa.float32())
     offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * parameters.rank)

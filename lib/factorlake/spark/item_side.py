@@ -18,8 +18,8 @@ from pyspark.sql import functions as F
 from factorlake.kernels.initial import hash_ids
 from factorlake.spark.exchange import Exchange, Handle
 
-# What a worker made of shipped items, for this many of them: a candidate, the live model and their baselines.
-KEPT_IN_WORKER = 4
+# What a worker made of shipped items is kept for this many of them: a candidate and the live model.
+KEPT_IN_WORKER = 2
 _made: OrderedDict[tuple[str, str], Any] = OrderedDict()
 T = TypeVar("T")
 
