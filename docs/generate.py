@@ -72,10 +72,11 @@ GROUPS = (
 WORKING_STORAGE = """
 ## Working storage of a run
 
-`ROOT/RECOMMENDER/candidates/VERSION/rating_blocks` holds the packed ratings (not under the plan `local`), one row a logical block, as a
-Delta table partitioned by side and block; `.../exchange` holds arrays on their way between driver and
-workers. Both are removed when the run ends. On an object store `rating_blocks` stays and is overwritten by
-the next run of the same version.
+`ROOT/RECOMMENDER/candidates/VERSION/rating_blocks` holds the ratings as numbers while a model is trained: arrays in
+files where driver and workers see the root; elsewhere, and not under the plan `local`, a Delta table partitioned by
+side and block, one row a logical block. `.../exchange` holds arrays on their way between driver and workers. Both are
+removed when the run ends. On an object store `rating_blocks` stays and is overwritten by the next run of the same
+version.
 
 `ROOT/_lease` and `ROOT/RECOMMENDER/_lease` hold the [leases](operations.md#one-writer-at-a-time),
 `ROOT/RECOMMENDER/reports` the report of each run as HTML and as JSON.

@@ -176,6 +176,7 @@ def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange)
     biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
     frame = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
     items = load_items(frame, exchange, model.mean)
+    fitted.release()
     return Judged(items, model.item_gram, fitted.parameters, fitted.items.n_ids)
 
 

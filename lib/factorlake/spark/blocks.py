@@ -49,7 +49,7 @@ _BUCKET = pa.schema(
 
 
 def pack_blocks(encoded: DataFrame, users: Positions, items: Positions) -> DataFrame:
-    """Return one row per logical block of each side (columns of BLOCK_SCHEMA) of encoded ratings (``encode_pairs``).
+    """Return one row per logical block of each side (columns of BLOCK_SCHEMA) of encoded ratings (``encode_to_rows``).
 
     Codes become positions partition by partition: only the dictionaries are joined with the ids, never the ratings.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +19,10 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.models.problem import AlsProblem, SideLayout
 from factorlake.models.threads import single_threaded_blas
 from factorlake.models.weighting import ridge_counts
-from factorlake.spark.block_store import StoredBlock, load_block
 from factorlake.spark.blocks import unpack
 from factorlake.spark.compat import large_rows, task_slots
 from factorlake.spark.exchange import Exchange, Handle
+from factorlake.spark.file_packing import TASKS_PER_SLOT, StoredBlock, balanced, load_block
 from factorlake.types import FloatMatrix, RatingBlock, Side
 
 log = logging.getLogger(__name__)
@@ -33,8 +32,6 @@ _RESULT = (
     "gram binary, jitters int"
 )
 _LAYOUT = "side string, block int, n_obs bigint, rating_sum double, hashes binary, counts binary"
-# Tasks per slot: enough that an uneven one does not leave the others idle.
-TASKS_PER_SLOT = 2
 
 
 def describe_blocks(blocks: DataFrame, parameters: AlsParameters) -> AlsProblem:
@@ -93,24 +90,27 @@ def _layout(rows: list[dict]) -> SideLayout:
 class BroadcastHalfStep:
     """Solve one side's blocks in Spark tasks.
 
-    Where workers read the table root, a task opens its blocks from a local memory-mapped copy and the factors from
-    one shared file; elsewhere blocks and factors travel with the tasks (slower, always right).
+    Where workers see the workspace, a task maps its blocks and the factors from files (``blocks`` says where);
+    elsewhere blocks, rows of the table at ``path``, and factors travel with the tasks (slower, always right).
     """
 
-    def __init__(self, spark: SparkSession, path: str, exchange: Exchange, store: str) -> None:
+    def __init__(
+        self, spark: SparkSession, exchange: Exchange, blocks: dict[Side, list[StoredBlock]] | None, path: str
+    ) -> None:
         self.spark = spark
-        self.path = path
         self.exchange = exchange
-        self.store = store
-        self._stored: dict[str, list[StoredBlock]] = {}
-        log.info("broadcast plan: blocks and factors travel by %s", "file" if exchange.by_file else "task")
+        self.blocks = blocks
+        self.path = path
+        log.info("broadcast plan: blocks and factors travel by %s", "task" if blocks is None else "file")
 
     def __call__(self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
         fixed_handle = self.exchange.ship(fixed)
         warm_handle = None if warm is None else self.exchange.ship(warm)
         try:
-            solve = self._by_file if self.exchange.by_file else self._with_tasks
-            solved = solve(task, fixed_handle, warm_handle)
+            if self.blocks is None:
+                solved = self._with_tasks(task, fixed_handle, warm_handle)
+            else:
+                solved = self._by_file(task, self.blocks[task.side], fixed_handle, warm_handle)
             with large_rows(self.spark):
                 rows = solved.toArrow().to_pylist()
             results = {row["block"]: _unpack_result(row, task, fixed.dtype) for row in rows}
@@ -120,24 +120,15 @@ class BroadcastHalfStep:
                     self.exchange.drop(handle)
         return [results[block] for block in sorted(results)]
 
-    def _blocks(self, side: Side) -> DataFrame:
-        return self.spark.read.format("delta").load(self.path).where(F.col("side") == side)
-
-    def _by_file(self, task: HalfStepTask, fixed: Handle, warm: Handle | None) -> DataFrame:
-        if task.side not in self._stored:
-            located = self._blocks(task.side).select("block", "n_obs", F.col("_metadata.file_path").alias("file"))
-            self._stored[task.side] = [
-                StoredBlock(row["block"], unquote(urlparse(row["file"]).path), row["n_obs"])
-                for row in located.collect()
-            ]
-        groups = balanced(self._stored[task.side], TASKS_PER_SLOT * task_slots(self.spark))
-        store = self.store
+    def _by_file(self, task: HalfStepTask, blocks: list[StoredBlock], fixed: Handle, warm: Handle | None) -> DataFrame:
+        weighed = [(block, block.n_obs) for block in blocks]
+        groups = balanced(weighed, TASKS_PER_SLOT * task_slots(self.spark))
 
         def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for group in batch["id"].to_pylist():
                     for stored in groups[group]:
-                        yield _solve(task, stored.number, load_block(stored, store), fixed, warm)
+                        yield _solve(task, stored.number, load_block(stored.path), fixed, warm)
 
         return self.spark.range(0, len(groups), 1, len(groups)).mapInArrow(solve, _RESULT)
 
@@ -147,19 +138,8 @@ class BroadcastHalfStep:
                 for number, block in unpack(batch):
                     yield _solve(task, number, block, fixed, warm)
 
-        return self._blocks(task.side).mapInArrow(solve, _RESULT)
-
-
-def balanced(blocks: Sequence[StoredBlock], n_groups: int) -> list[list[StoredBlock]]:
-    """Return at most ``n_groups`` groups of blocks with even numbers of observations: the largest first, each to the
-    lightest group."""
-    groups: list[list[StoredBlock]] = [[] for _ in range(max(1, min(n_groups, len(blocks))))]
-    weights = [0] * len(groups)
-    for block in sorted(blocks, key=lambda block: (-block.n_obs, block.number)):
-        lightest = weights.index(min(weights))
-        groups[lightest].append(block)
-        weights[lightest] += block.n_obs + 1
-    return groups
+        blocks = self.spark.read.format("delta").load(self.path).where(F.col("side") == task.side)
+        return blocks.mapInArrow(solve, _RESULT)
 
 
 def _solve(task: HalfStepTask, number: int, block: RatingBlock, fixed: Handle, warm: Handle | None) -> pa.RecordBatch:

@@ -30,6 +30,11 @@ def is_connect(spark: SparkSession) -> bool:
     return "connect" in type(spark).__module__
 
 
+def is_local(spark: SparkSession) -> bool:
+    """Whether driver and workers are this machine."""
+    return (spark.conf.get("spark.master", None) or "").partition("[")[0] == "local" and not is_connect(spark)
+
+
 def task_slots(spark: SparkSession) -> int:
     """How many tasks run at once; at least 1."""
     if is_connect(spark):

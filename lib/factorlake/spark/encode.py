@@ -1,13 +1,16 @@
 """Pairs become numbers where they lie: each partition's ids are replaced by codes of a dictionary of its own.
 
 Ids are long and repeat; codes are four bytes. So pairs leave the JVM once, as columns, and everything after moves
-codes: to the driver, or to the tasks that pack rating blocks.
+codes: as files of the workspace where driver and workers see it, else as binary rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +23,159 @@ from pyspark.sql import functions as F
 from factorlake.errors import DataRefusedError
 from factorlake.kernels.initial import hash_ids
 from factorlake.spark.compat import large_rows
+from factorlake.types import Side
 
+
+@dataclass(frozen=True)
+class PartSide:
+    """One side of one partition's pairs."""
+
+    ids: pa.Array
+    """The distinct ids in training order, by (signed xxhash64, id)."""
+    hashes: NDArray[np.int64]
+    codes: NDArray[np.int32]
+    """(n_obs,) the place of each pair's id in ``ids``."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pairs of one partition. Computed again with its rows in another order, it has the same dictionaries."""
+
+    users: PartSide
+    items: PartSide
+    values: NDArray[np.float32] | None
+    """(n_obs,), or None when every rating is 1."""
+
+    def side(self, side: Side) -> PartSide:
+        return self.users if side == "user" else self.items
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """Where a part lies in the workspace."""
+
+    prefix: str
+    n_obs: int
+    n_users: int
+    n_items: int
+
+    def load(self) -> Part:
+        """Return the part, mapped from its files."""
+        values = Path(f"{self.prefix}.values.npy")
+        return Part(self._side("user"), self._side("item"), mapped(values) if values.exists() else None)
+
+    def _side(self, side: Side) -> PartSide:
+        own = f"{self.prefix}.{side}"
+        return PartSide(load_ids(f"{own}.ids"), mapped(f"{own}.hashes.npy"), mapped(f"{own}.codes.npy"))
+
+
+def mapped(path: str | Path) -> NDArray[Any]:
+    """Return the array of a file, mapped into memory: workers of one machine share its pages."""
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def save_ids(path: str, ids: pa.Array) -> None:
+    """Write ids as an Arrow file."""
+    batch = pa.record_batch([ids], names=["id"])
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def load_ids(path: str) -> pa.Array:
+    """Return the ids of an Arrow file, mapped into memory."""
+    with pa.memory_map(path) as source:
+        return pa.ipc.open_file(source).get_batch(0).column(0)
+
+
+def order_by_hash(ids: pa.Array, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order of distinct ids by (hash, id)."""
+    order = np.argsort(hashes, kind="stable")
+    if np.any(np.diff(hashes[order]) == 0):
+        by_bytes = pc.array_sort_indices(ids).to_numpy()
+        order = by_bytes[np.argsort(hashes[by_bytes], kind="stable")]
+    return order
+
+
+def encode_table(table: pa.Table, drop_zero: bool) -> tuple[Part, int]:
+    """Return the part that (user_id, item_id, value) rows make, and the number of rows that cannot be trained on.
+
+    Refused and left out: a null id, a value that is null, NaN or infinite.
+    """
+    valid = pc.and_(table["user_id"].is_valid(), table["item_id"].is_valid())
+    valid = pc.and_(valid, pc.fill_null(pc.is_finite(table["value"]), False))
+    n_refused = len(valid) - (pc.sum(valid).as_py() or 0)
+    if n_refused:
+        table = table.filter(valid)
+    if drop_zero:
+        told = pc.not_equal(table["value"], 0)
+        if not pc.all(told).as_py():
+            table = table.filter(told)
+    values = table["value"].to_numpy()
+    part = Part(_side(table["user_id"]), _side(table["item_id"]), None if np.all(values == 1) else values)
+    return part, n_refused
+
+
+def _side(column: pa.ChunkedArray) -> PartSide:
+    # Every chunk carries the dictionary of the whole column.
+    encoded = column.dictionary_encode()
+    if not len(encoded):
+        return PartSide(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int32))
+    ids = encoded.chunk(0).dictionary.cast(pa.string())
+    hashes = hash_ids(ids.to_pylist())
+    order = order_by_hash(ids, hashes)
+    rank = np.empty(len(ids), np.int32)
+    rank[order] = np.arange(len(ids), dtype=np.int32)
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    return PartSide(ids.take(pa.array(order)), hashes[order], rank[codes])
+
+
+def _wanted(pairs: DataFrame) -> DataFrame:
+    return pairs.select("user_id", "item_id", F.col("value").cast("float").alias("value"))
+
+
+def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[PartFile]:
+    """Encode pairs into files of ``folder``, which driver and workers see; return where each partition's part lies.
+
+    Parameters
+    ----------
+    pairs : user_id and item_id of any type that casts to a string; value a number.
+    drop_zero : whether a rating of 0 says nothing and is left out.
+
+    Raises
+    ------
+    DataRefusedError : there is no rating, or some cannot be trained on.
+    """
+
+    def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        found = list(batches)
+        if found:
+            part, n_refused = encode_table(pa.Table.from_batches(found), drop_zero)
+            # A task that runs twice writes twice; the row that comes back names the files that count.
+            prefix = f"{folder}/{uuid.uuid4().hex}"
+            for side in ("user", "item"):
+                own = part.side(side)
+                save_ids(f"{prefix}.{side}.ids", own.ids)
+                np.save(f"{prefix}.{side}.hashes.npy", own.hashes)
+                np.save(f"{prefix}.{side}.codes.npy", own.codes)
+            if part.values is not None:
+                np.save(f"{prefix}.values.npy", part.values)
+            sizes = len(part.users.codes), n_refused, len(part.users.ids), len(part.items.ids)
+            yield pa.RecordBatch.from_arrays(
+                [pa.array([prefix]), *(pa.array([size], pa.int64()) for size in sizes)],
+                names=["prefix", "n_obs", "n_refused", "n_users", "n_items"],
+            )
+
+    schema = "prefix string, n_obs bigint, n_refused bigint, n_users bigint, n_items bigint"
+    rows = _wanted(pairs).mapInArrow(encode, schema).collect()
+    _check(sum(row["n_obs"] for row in rows), sum(row["n_refused"] for row in rows))
+    return [PartFile(row["prefix"], row["n_obs"], row["n_users"], row["n_items"]) for row in rows if row["n_obs"]]
+
+
+ENCODED_SCHEMA = (
+    "part int, n_obs bigint, n_refused bigint, user_ids array<string>, users binary, item_ids array<string>, "
+    "items binary, values binary"
+)
 _ENCODED = pa.schema(
     [
         ("part", pa.int32()),
@@ -33,173 +188,115 @@ _ENCODED = pa.schema(
         ("values", pa.binary()),
     ]
 )
-ENCODED_SCHEMA = (
-    "part int, n_obs bigint, n_refused bigint, user_ids array<string>, users binary, item_ids array<string>, "
-    "items binary, values binary"
-)
 
 
-@dataclass(frozen=True)
-class Codes:
-    """The ids of one side in training order, by (signed xxhash64, id), and each partition's way into it."""
+def encode_to_rows(pairs: DataFrame, drop_zero: bool) -> DataFrame:
+    """Return one row per partition of pairs: its number, its dictionaries, and its codes and values as binaries.
 
-    ids: pa.Array
-    hashes: NDArray[np.int64]
-    positions: list[NDArray[np.int32]]
-    """One array a partition: the position of each of its codes."""
-
-
-def encode_pairs(pairs: DataFrame, drop_zero: bool) -> DataFrame:
-    """Return one row per partition of (user_id, item_id, value) that has ratings: its dictionaries and codes.
-
-    Parameters
-    ----------
-    pairs : user_id and item_id of any type that casts to a string; value a number.
-    drop_zero : whether a rating of 0 says nothing and is left out.
-
-    A dictionary holds the partition's ids in the order of their bytes, so that a partition that is computed again with
-    its rows in another order gets the same codes. ``values`` is null when every rating is 1. ``n_refused`` counts
-    ratings that are null, NaN or infinite, and pairs without an id; they are left out.
+    As `encode_to_files`, for workers that do not see the workspace. Keep the frame, then ask `check_rows`.
     """
-    wanted = pairs.select("user_id", "item_id", F.col("value").cast("float").alias("value"))
 
     def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         found = list(batches)
-        if not found:
-            return
-        context = TaskContext.get()
-        part = 0 if context is None else context.partitionId()
-        row = _encode(pa.Table.from_batches(found), drop_zero)
-        if row is not None:
-            yield pa.RecordBatch.from_pylist([{"part": part, **row}], schema=_ENCODED)
+        if found:
+            part, n_refused = encode_table(pa.Table.from_batches(found), drop_zero)
+            context = TaskContext.get()
+            row = {
+                "part": 0 if context is None else context.partitionId(),
+                "n_obs": len(part.users.codes),
+                "n_refused": n_refused,
+                "user_ids": part.users.ids,
+                "users": part.users.codes.tobytes(),
+                "item_ids": part.items.ids,
+                "items": part.items.codes.tobytes(),
+                "values": None if part.values is None else part.values.tobytes(),
+            }
+            yield pa.RecordBatch.from_pylist([row], schema=_ENCODED)
 
-    return wanted.mapInArrow(encode, ENCODED_SCHEMA)
+    return _wanted(pairs).mapInArrow(encode, ENCODED_SCHEMA)
 
 
-def _encode(table: pa.Table, drop_zero: bool) -> dict[str, object] | None:
-    valid = pc.and_(table["user_id"].is_valid(), table["item_id"].is_valid())
-    valid = pc.and_(valid, pc.fill_null(pc.is_finite(table["value"]), False))
-    n_refused = len(valid) - (pc.sum(valid).as_py() or 0)
+def check_rows(encoded: DataFrame) -> int:
+    """Return the number of ratings in rows of `encode_to_rows`; raises as `encode_to_files`."""
+    row = encoded.agg(F.sum("n_obs").alias("n_obs"), F.sum("n_refused").alias("n_refused")).collect()[0]
+    n_obs = row["n_obs"] or 0
+    _check(n_obs, row["n_refused"] or 0)
+    return int(n_obs)
+
+
+def parts_of(encoded: DataFrame) -> list[Part]:
+    """Bring rows of `encode_to_rows` to the driver."""
+    with large_rows(encoded.sparkSession):
+        table = encoded.where("n_obs > 0").drop("part", "n_obs", "n_refused").toArrow()
+
+    def side(ids: pa.ListScalar, codes: pa.BinaryScalar) -> PartSide:
+        return PartSide(ids.values, hash_ids(ids.values.to_pylist()), np.frombuffer(codes.as_buffer(), np.int32))
+
+    return [
+        Part(
+            side(table["user_ids"][row], table["users"][row]),
+            side(table["item_ids"][row], table["items"][row]),
+            np.frombuffer(values.as_buffer(), np.float32) if (values := table["values"][row]).is_valid else None,
+        )
+        for row in range(table.num_rows)
+    ]
+
+
+def _check(n_obs: int, n_refused: int) -> None:
     if n_refused:
-        table = table.filter(valid)
-    if drop_zero:
-        told = pc.not_equal(table["value"], 0)
-        if not pc.all(told).as_py():
-            table = table.filter(told)
-    if not table.num_rows and not n_refused:
-        return None
-    values = table["value"].to_numpy()
-    user_ids, users = _dictionary(table["user_id"])
-    item_ids, items = _dictionary(table["item_id"])
-    return {
-        "n_obs": table.num_rows,
-        "n_refused": n_refused,
-        "user_ids": user_ids,
-        "users": users.tobytes(),
-        "item_ids": item_ids,
-        "items": items.tobytes(),
-        "values": None if np.all(values == 1) else values.tobytes(),
-    }
-
-
-def _dictionary(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Return the distinct ids in the order of their bytes, and the place of each row's id among them."""
-    # Every chunk carries the dictionary of the whole column.
-    encoded = column.dictionary_encode()
-    if not encoded.num_chunks or not len(encoded):
-        return pa.array([], pa.string()), np.empty(0, np.int32)
-    ids = encoded.chunk(0).dictionary.cast(pa.string())
-    order = pc.array_sort_indices(ids)
-    rank = np.empty(len(ids), np.int32)
-    rank[order.to_numpy()] = np.arange(len(ids), dtype=np.int32)
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
-    return ids.take(order), rank[codes]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much was encoded."""
-
-    n_obs: int
-    most_users: int
-    """Upper bound of the number of users: the sum over the partitions' dictionaries."""
-    most_items: int
-
-
-def check_encoded(encoded: DataFrame) -> Sizes:
-    """Return how much was encoded.
-
-    Raises
-    ------
-    DataRefusedError : there is no rating, or some cannot be trained on.
-    """
-    row = encoded.agg(
-        F.sum("n_obs").alias("n_obs"),
-        F.sum("n_refused").alias("n_refused"),
-        F.sum(F.size("user_ids")).alias("most_users"),
-        F.sum(F.size("item_ids")).alias("most_items"),
-    ).collect()[0]
-    if row["n_refused"]:
         raise DataRefusedError(
-            f"{row['n_refused']} ratings cannot be trained on: an id is null, or the value is null, NaN or infinite; "
+            f"{n_refused} ratings cannot be trained on: an id is null, or the value is null, NaN or infinite; "
             "leave such rows out"
         )
-    if not row["n_obs"]:
+    if not n_obs:
         raise DataRefusedError(
             "there is nothing to train on: no rating is left (of a log: after select, event_weights and the holdout)"
         )
-    return Sizes(int(row["n_obs"]), int(row["most_users"]), int(row["most_items"]))
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """All ratings on the driver, by position."""
+class Ids:
+    """The ids of one side in training order."""
 
-    users: Codes
-    items: Codes
+    ids: pa.Array
+    hashes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """All parts put together: ids of both sides, and ratings by position."""
+
+    users: Ids
+    items: Ids
     user: NDArray[np.int32]
     item: NDArray[np.int32]
-    value: NDArray[np.float32] | None
+    values: NDArray[np.float32] | None
 
 
-def decode_pairs(encoded: DataFrame) -> Decoded:
-    """Bring encoded ratings to the driver and number both sides' ids in training order."""
-    with large_rows(encoded.sparkSession):
-        table = encoded.select("user_ids", "users", "item_ids", "items", "values").toArrow()
-    users = number_ids(table["user_ids"])
-    items = number_ids(table["item_ids"])
+def join_parts(parts: Sequence[Part]) -> Joined:
+    """Put parts together in memory."""
     values = None
-    if table["values"].null_count < table.num_rows:
-        sizes = [len(cell.as_buffer()) // 4 for cell in table["users"]]
+    if any(part.values is not None for part in parts):
+        ones = (np.ones(len(part.users.codes), np.float32) for part in parts)
         values = np.concatenate(
-            [
-                np.frombuffer(cell.as_buffer(), np.float32) if cell.is_valid else np.ones(n, np.float32)
-                for cell, n in zip(table["values"], sizes, strict=True)
-            ]
+            [one if part.values is None else part.values for part, one in zip(parts, ones, strict=True)]
         )
-    return Decoded(users, items, _by_position(table["users"], users), _by_position(table["items"], items), values)
+    users, user = _join([part.users for part in parts])
+    items, item = _join([part.items for part in parts])
+    return Joined(users, items, user, item, values)
 
 
-def _by_position(column: pa.ChunkedArray, codes: Codes) -> NDArray[np.int32]:
-    parts = [
-        positions[np.frombuffer(cell.as_buffer(), np.int32)]
-        for positions, cell in zip(codes.positions, column, strict=True)
-    ]
-    return np.concatenate(parts)
-
-
-def number_ids(dictionaries: pa.ChunkedArray) -> Codes:
-    """Return the distinct ids of lists of ids in training order, with the position of each list's entries."""
-    lists = dictionaries.combine_chunks()
-    encoded = lists.flatten().dictionary_encode()
-    ids = encoded.dictionary
-    hashes = hash_ids(ids.to_pylist())
-    order = np.argsort(hashes, kind="stable")
-    if np.any(np.diff(hashes[order]) == 0):
-        by_bytes = pc.array_sort_indices(ids).to_numpy()
-        order = by_bytes[np.argsort(hashes[by_bytes], kind="stable")]
-    position = np.empty(len(ids), np.int32)
-    position[order] = np.arange(len(ids), dtype=np.int32)
-    places = position[encoded.indices.to_numpy()]
-    ends = np.cumsum(pc.list_value_length(lists).to_numpy())
-    return Codes(ids.take(pa.array(order)), hashes[order], np.split(places, ends[:-1]))
+def _join(parts: Sequence[PartSide]) -> tuple[Ids, NDArray[np.int32]]:
+    encoded = pa.chunked_array([part.ids for part in parts], pa.string()).dictionary_encode()
+    distinct = encoded.chunk(0).dictionary
+    places = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    hashes = np.empty(len(distinct), np.int64)
+    hashes[places] = np.concatenate([part.hashes for part in parts])
+    order = order_by_hash(distinct, hashes)
+    position = np.empty(len(distinct), np.int32)
+    position[order] = np.arange(len(distinct), dtype=np.int32)
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    found = np.concatenate(
+        [position[places[start:][: len(part.ids)]][part.codes] for start, part in zip(starts, parts, strict=False)]
+    )
+    return Ids(distinct.take(pa.array(order)), hashes[order]), found

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from factorlake.spark.compat import task_slots
+from factorlake.spark.compat import is_local, task_slots
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def _mapped(path: str) -> NDArray:
 class Exchange:
     """Ships arrays to workers and cleans up after itself. Use as a context manager.
 
-    ``folder`` lies under the table root. Whether workers see it is tried once, by a task on every slot; where one
-    does not, arrays travel inside the tasks (slower, always right). ``by_file`` tells which.
+    ``folder`` lies under the table root. Whether workers on other machines see it is tried once, by a task on every
+    slot; where one does not, arrays travel inside the tasks (slower, always right). ``by_file`` tells which.
     """
 
     def __init__(self, spark: SparkSession, folder: str) -> None:
@@ -74,6 +74,8 @@ class Exchange:
             os.unlink(handle.path)
 
     def _workers_see(self, spark: SparkSession) -> bool:
+        if is_local(spark):
+            return True
         os.makedirs(self.folder, exist_ok=True)
         token = uuid.uuid4().hex
         marker = os.path.join(self.folder, f"{token}.marker")

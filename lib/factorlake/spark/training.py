@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +24,9 @@ from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.spark.blocks import pack_blocks, write_blocks
 from factorlake.spark.broadcast import BroadcastHalfStep, describe_blocks
 from factorlake.spark.compat import keep, name_jobs, release, task_slots
-from factorlake.spark.encode import Codes, check_encoded, decode_pairs, encode_pairs
+from factorlake.spark.encode import Ids, Part, check_rows, encode_to_files, encode_to_rows, join_parts, parts_of
 from factorlake.spark.exchange import Exchange
+from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
 from factorlake.types import FloatMatrix, Plan
 
@@ -60,11 +60,15 @@ class Fitted:
     n_observed: int
     plan: str
     n_blocks: int
+    folder: str | None
+    """What the frames of positions read, where that is files."""
 
     def release(self) -> None:
-        """Give up the kept frames of positions."""
+        """Give up the frames of positions."""
         release(self.users.frame)
         release(self.items.frame)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def memory_estimate(n_users: int, n_items: int, n_observed: int, rank: int) -> int:
@@ -104,35 +108,32 @@ def fit_pairs(
     ----------
     pairs : user_id, item_id (of any type that casts to a string) and value; a pair may occur once. For the implicit
         objective a value of 0 says nothing and is left out.
-    workspace : folder that driver and, where they can, workers see. What lies in its ``rating_blocks`` and ``exchange``
-        is removed at the end.
+    workspace : folder that driver and, where they can, workers see. What lay in its ``rating_blocks`` and ``exchange``
+        is removed.
     threads : of the local plan; None: as many as Spark has slots on this machine. Changes no number.
     progress : told what is being done, in a few words.
     validation : with it, training keeps the best epoch and stops by the metric instead of the objective.
     start : factors to start from, by id; ids it does not know start as in a new model.
 
-    Frames of positions stay kept for the caller, who gives them up by ``Fitted.release``.
+    Frames of positions stay for the caller, who gives them up by ``Fitted.release``; until then some of the workspace
+    stays too.
 
     Raises
     ------
     DataRefusedError : nothing to train on, a rating that is not a number, or a pair that occurs twice.
     NumericalError : training went out of bounds.
     """
+    run = _Run(spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start)
     name_jobs(spark, "encode pairs")
-    encoded = keep(encode_pairs(pairs, drop_zero=parameters.objective == "implicit"))
-    try:
-        sizes = check_encoded(encoded)
-        n_observed = sizes.n_obs
-        chosen, why = choose_plan(plan, _master(spark), sizes.most_users, sizes.most_items, n_observed, parameters.rank)
-        progress(f"plan {chosen}: {why}")
-        run = _Run(spark, parameters, workspace, threads, progress, on_half_step, validation, start)
-        if chosen == "local":
-            model, users, items = run.local(encoded)
-        else:
-            model, users, items = run.broadcast(encoded, n_observed)
-    finally:
-        release(encoded)
-    return Fitted(model, parameters, users, items, n_observed, chosen, number_of_blocks(n_observed))
+    drop_zero = parameters.objective == "implicit"
+    with Exchange(spark, f"{workspace}/exchange") as exchange:
+        if exchange.by_file:
+            return run.with_files(pairs, drop_zero, exchange)
+        encoded = keep(encode_to_rows(pairs, drop_zero))
+        try:
+            return run.with_rows(encoded, exchange)
+        finally:
+            release(encoded)
 
 
 @dataclass(frozen=True)
@@ -142,47 +143,93 @@ class _Run:
     spark: SparkSession
     parameters: AlsParameters
     workspace: str
+    plan: Plan
     threads: int | None
     progress: Callable[[str], None]
     on_half_step: Callable[[TraceRow], None] | None
     validation: Validation | None
     start: Start | None
 
-    def local(self, encoded: DataFrame) -> tuple[TrainedModel, Positions, Positions]:
-        decoded = decode_pairs(encoded)
-        self._packing(len(decoded.user), len(decoded.users.ids), len(decoded.items.ids))
-        user_blocks, item_blocks = pack_positions(
-            decoded.user, decoded.item, decoded.value, decoded.users.hashes, decoded.items.hashes
-        )
-        n_blocks = number_of_blocks(len(decoded.user))
-        users = _known_positions(self.spark, decoded.users, n_blocks)
-        items = _known_positions(self.spark, decoded.items, n_blocks)
-        threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
-        with LocalHalfStep(user_blocks, item_blocks, threads) as half_step:
-            model = self._train(describe(user_blocks, item_blocks, self.parameters), half_step, users, items)
-        return model, users, items
+    def with_files(self, pairs: DataFrame, drop_zero: bool, exchange: Exchange) -> Fitted:
+        """Fit where driver and workers see the workspace: ratings lie in its files."""
+        folder = f"{self.workspace}/rating_blocks"
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        done = False
+        try:
+            parts = encode_to_files(pairs, drop_zero, folder)
+            n_observed = sum(part.n_obs for part in parts)
+            most_users, most_items = sum(part.n_users for part in parts), sum(part.n_items for part in parts)
+            chosen = self._choose(most_users, most_items, n_observed)
+            if chosen == "local":
+                fitted = self._local([part.load() for part in parts])
+            else:
+                packed = pack_files(self.spark, parts, folder, number_of_blocks(n_observed), self.parameters)
+                users, items = _kept(packed.users), _kept(packed.items)
+                self._packed(n_observed, users, items)
+                name_jobs(self.spark, "half steps")
+                half_step = BroadcastHalfStep(self.spark, exchange, packed.blocks, folder)
+                model = self._train(packed.problem, half_step, users, items)
+                fitted = self._fitted(model, users, items, n_observed, "broadcast", folder)
+            done = fitted.folder is not None
+        finally:
+            if not done:
+                shutil.rmtree(folder, ignore_errors=True)
+        return fitted
 
-    def broadcast(self, encoded: DataFrame, n_observed: int) -> tuple[TrainedModel, Positions, Positions]:
-        spark, path = self.spark, f"{self.workspace}/rating_blocks"
+    def with_rows(self, encoded: DataFrame, exchange: Exchange) -> Fitted:
+        """Fit where workers do not see the workspace: ratings travel through Spark, blocks lie in a Delta table."""
+        n_observed = check_rows(encoded)
+        most = encoded.agg(F.sum(F.size("user_ids")).alias("users"), F.sum(F.size("item_ids")).alias("items")).collect()
+        if self._choose(most[0]["users"], most[0]["items"], n_observed) == "local":
+            return self._local(parts_of(encoded))
+        path = f"{self.workspace}/rating_blocks"
         n_blocks = number_of_blocks(n_observed)
-        users = _kept_positions(encoded.select(F.explode("user_ids").alias("id")), n_blocks)
-        items = _kept_positions(encoded.select(F.explode("item_ids").alias("id")), n_blocks)
-        self._packing(n_observed, users.n_ids, items.n_ids)
-        name_jobs(spark, "pack rating blocks")
+        users = _kept(positions(encoded.select(F.explode("user_ids").alias("id")), n_blocks))
+        items = _kept(positions(encoded.select(F.explode("item_ids").alias("id")), n_blocks))
+        self._packed(n_observed, users, items)
+        name_jobs(self.spark, "pack rating blocks")
         try:
             write_blocks(pack_blocks(encoded, users, items), path)
-            name_jobs(spark, "half steps")
-            with Exchange(spark, f"{self.workspace}/exchange") as exchange:
-                problem = describe_blocks(spark.read.format("delta").load(path), self.parameters)
-                half_step = BroadcastHalfStep(spark, path, exchange, uuid.uuid4().hex)
-                model = self._train(problem, half_step, users, items)
+            name_jobs(self.spark, "half steps")
+            problem = describe_blocks(self.spark.read.format("delta").load(path), self.parameters)
+            half_step = BroadcastHalfStep(self.spark, exchange, None, path)
+            model = self._train(problem, half_step, users, items)
         finally:
             if "://" not in path:
                 shutil.rmtree(path, ignore_errors=True)
-        return model, users, items
+        return self._fitted(model, users, items, n_observed, "broadcast", None)
 
-    def _packing(self, n_observed: int, n_users: int, n_items: int) -> None:
-        self.progress(f"packing {n_observed:,} pairs of {n_users:,} users and {n_items:,} items")
+    def _choose(self, most_users: int, most_items: int, n_observed: int) -> str:
+        chosen, why = choose_plan(
+            self.plan, _master(self.spark), most_users, most_items, n_observed, self.parameters.rank
+        )
+        self.progress(f"plan {chosen}: {why}")
+        return chosen
+
+    def _local(self, parts: Sequence[Part]) -> Fitted:
+        joined = join_parts(parts)
+        n_observed = len(joined.user)
+        user_blocks, item_blocks = pack_positions(
+            joined.user, joined.item, joined.values, joined.users.hashes, joined.items.hashes
+        )
+        n_blocks = number_of_blocks(n_observed)
+        users = _numbered(self.spark, joined.users, n_blocks)
+        items = _numbered(self.spark, joined.items, n_blocks)
+        self._packed(n_observed, users, items)
+        threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
+        with LocalHalfStep(user_blocks, item_blocks, threads) as half_step:
+            model = self._train(describe(user_blocks, item_blocks, self.parameters), half_step, users, items)
+        return self._fitted(model, users, items, n_observed, "local", None)
+
+    def _fitted(
+        self, model: TrainedModel, users: Positions, items: Positions, n_observed: int, plan: str, folder: str | None
+    ) -> Fitted:
+        n_blocks = number_of_blocks(n_observed)
+        return Fitted(model, self.parameters, users, items, n_observed, plan, n_blocks, folder)
+
+    def _packed(self, n_observed: int, users: Positions, items: Positions) -> None:
+        self.progress(f"{n_observed:,} pairs of {users.n_ids:,} users and {items.n_ids:,} items")
 
     def _train(self, problem: AlsProblem, half_step: HalfStep, users: Positions, items: Positions) -> TrainedModel:
         validate = None if self.validation is None else self.validation.metric(users, items)
@@ -204,11 +251,11 @@ class _Run:
         )
 
 
-def _known_positions(spark: SparkSession, codes: Codes, n_blocks: int) -> Positions:
-    block = block_of(codes.hashes, n_blocks)
+def _numbered(spark: SparkSession, ids: Ids, n_blocks: int) -> Positions:
+    block = block_of(ids.hashes, n_blocks)
     columns = {
-        "id": codes.ids,
-        "hash": pa.array(codes.hashes),
+        "id": ids.ids,
+        "hash": pa.array(ids.hashes),
         "block": pa.array(block.astype(np.int32)),
         "position": pa.array(np.arange(len(block), dtype=np.int32)),
     }
@@ -216,9 +263,8 @@ def _known_positions(spark: SparkSession, codes: Codes, n_blocks: int) -> Positi
     return Positions(frame, np.searchsorted(block, np.arange(n_blocks + 1)))
 
 
-def _kept_positions(ids: DataFrame, n_blocks: int) -> Positions:
+def _kept(found: Positions) -> Positions:
     """Return positions whose frame is kept: they name the rows of factors until those are written."""
-    found = positions(ids, n_blocks)
     return Positions(keep(found.frame), found.block_ptr)
 
 
