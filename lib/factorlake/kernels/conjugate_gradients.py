@@ -26,7 +26,7 @@ from .lanes import (
 )
 from .observations import Observations, RowRidge
 from .residuals import Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
-from .row_solvers import TILE, solve_primal_row
+from .row_solvers import TILE, solve_primal_row, upper_room
 
 
 @njit(cache=True, nogil=True)
@@ -147,7 +147,7 @@ def cg_rows(
     longest = longest_row(observed, n_obs)
     gathered = room_for(longest_row(observed, TILE), longest, observed)
     tile = np.empty((TILE if longest > TILE else 0, rank), dtype=dtype)
-    lower = np.empty((rank, rank))
+    upper = upper_room(rank)
     solution = np.empty(rank)
     diagonal = np.empty(rank)
     own_diagonal = aligned_zeros(width, dtype)
@@ -162,7 +162,7 @@ def cg_rows(
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
         if n > TILE:
             add_row_loss(observed, row, warm[row], x, gathered, sums)
-            jitters = solve_primal_row(observed, row, diagonal, tile, lower, solution)
+            jitters = solve_primal_row(observed, row, diagonal, tile, upper, solution)
             if jitters < 0:
                 return row
             sums[2] += jitters

@@ -168,6 +168,18 @@ def widen(typing: Any, quad: Any) -> Any:
     return lanes(quad), generate
 
 
+@_builtin
+def spread(typing: Any, number: Any) -> Any:
+    """spread(number): a vector full of one number."""
+    lanes = _whole(number)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        nothing = ir.Constant(_vector(lanes), ir.Undefined)
+        return _pick(builder, builder.insert_element(nothing, args[0], _INT32(0)), nothing, [0] * lanes.width)
+
+    return lanes(number), generate
+
+
 def _spreader(place: int) -> Any:
     def spread(typing: Any, quad: Any) -> Any:
         lanes = _whole(quad.dtype)

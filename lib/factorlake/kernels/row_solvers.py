@@ -8,7 +8,7 @@ from numba import njit
 from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import FAST_SUMS
-from .lanes import aligned_zeros, lanes_in
+from .lanes import BYTES, aligned_zeros, lanes_in, load, multiply_add, spread, store
 from .observations import Observations, RowRidge
 from .residuals import add_row_loss, longest_row, padded, room_for
 
@@ -22,61 +22,78 @@ LEAST_PIVOT = 1e-13
 MAX_JITTERS = 12
 
 
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def _factorize(matrix: FloatMatrix, size: int, lower: FloatMatrix, jitter: float) -> bool:
-    """Write L of A + jitter·I = LLᵀ into ``lower``; False if A is not positive definite.
+@njit(cache=True, nogil=True)
+def upper_room(rank: int) -> FloatVector:
+    """Return room for the factor of a system of up to ``rank`` unknowns."""
+    return aligned_zeros(rank * padded(rank, BYTES // 8), np.float64)
 
-    Only lower triangles are read and written. The diagonal of ``lower`` holds 1/L_ii.
+
+@njit(cache=True, nogil=True)
+def _factorize(matrix: FloatMatrix, size: int, upper: FloatVector, jitter: float) -> bool:
+    """Write U of A + jitter·I = UᵀU into ``upper``; False if A is not positive definite.
+
+    Only upper triangles are read and written. ``upper`` is flat and float64, rows of padded width; its diagonal
+    holds 1/U_ii. Row by row, each finished row is taken from all rows below it: whole vectors, so what stands
+    left of a row's diagonal within its first vector is of no meaning.
     """
+    lanes = lanes_in(upper)
+    width = padded(size, lanes)
     for i in range(size):
-        for j in range(i):
-            total = 0.0
-            for k in range(j):
-                total += lower[i, k] * lower[j, k]
-            lower[i, j] = (matrix[i, j] - total) * lower[j, j]
-        total = 0.0
-        for k in range(i):
-            total += lower[i, k] * lower[i, k]
+        for j in range(i, size):
+            upper[i * width + j] = matrix[i, j]
+        for j in range(size, width):
+            upper[i * width + j] = 0.0
+        upper[i * width + i] += jitter
+    for i in range(size):
         entry = matrix[i, i] + jitter
-        pivot = entry - total
+        pivot = upper[i * width + i]
         # The comparisons are written so that NaN fails them too.
         if not (pivot > 0.0 and pivot > LEAST_PIVOT * entry):
             return False
-        lower[i, i] = 1.0 / pivot**0.5
+        inverse = 1.0 / pivot**0.5
+        for j in range(i, size):
+            upper[i * width + j] *= inverse
+        for below in range(i + 1, size):
+            share = spread(-upper[i * width + below])
+            for a in range(below // lanes * lanes, width, lanes):
+                at = below * width + a
+                store(upper, at, multiply_add(share, load(upper, i * width + a), load(upper, at)))
+        upper[i * width + i] = inverse
     return True
 
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def _substitute(lower: FloatMatrix, size: int, vector: FloatVector) -> None:
-    """Overwrite b with the solution of LLᵀx = b, for L as ``_factorize`` leaves it."""
+def _substitute(upper: FloatVector, size: int, vector: FloatVector) -> None:
+    """Overwrite b with the solution of UᵀUx = b, for U as ``_factorize`` leaves it."""
+    width = padded(size, lanes_in(upper))
     for i in range(size):
-        total = 0.0
-        for k in range(i):
-            total += lower[i, k] * vector[k]
-        vector[i] = (vector[i] - total) * lower[i, i]
-    for i in range(size - 1, -1, -1):
-        value = vector[i] * lower[i, i]
+        value = vector[i] * upper[i * width + i]
         vector[i] = value
-        for k in range(i):
-            vector[k] -= value * lower[i, k]
+        for j in range(i + 1, size):
+            vector[j] -= value * upper[i * width + j]
+    for i in range(size - 1, -1, -1):
+        total = 0.0
+        for j in range(i + 1, size):
+            total += upper[i * width + j] * vector[j]
+        vector[i] = (vector[i] - total) * upper[i * width + i]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def _solve_cholesky(matrix: FloatMatrix, size: int, lower: FloatMatrix, vector: FloatVector) -> int:
+def _solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: FloatVector) -> int:
     """Overwrite b with A⁻¹b and return how many ridge jitters it took, or −1 if no jitter was enough.
 
     A matrix that rounding made indefinite gets a growing ridge: 1e-10, 1e-9, ... 10 times its mean diagonal.
     """
-    if _factorize(matrix, size, lower, 0.0):
-        _substitute(lower, size, vector)
+    if _factorize(matrix, size, upper, 0.0):
+        _substitute(upper, size, vector)
         return 0
     trace = 0.0
     for i in range(size):
         trace += matrix[i, i]
     jitter = FIRST_JITTER * trace / size
     for attempt in range(1, MAX_JITTERS + 1):
-        if _factorize(matrix, size, lower, jitter):
-            _substitute(lower, size, vector)
+        if _factorize(matrix, size, upper, jitter):
+            _substitute(upper, size, vector)
             return attempt
         jitter *= 10.0
     return -1
@@ -88,7 +105,7 @@ def _solve_dual_row(
     row: int,
     diagonal: FloatVector,
     gathered: FloatMatrix,
-    lower: FloatMatrix,
+    upper: FloatVector,
     solution: FloatVector,
 ) -> int:
     """Solve one row with fewer observations L than unknowns through an L × L system; return jitters, −1 on
@@ -120,7 +137,7 @@ def _solve_dual_row(
     system = np.dot(rows, rows.T)
     for i in range(n):
         system[i, i] += 1.0
-    jitters = _solve_cholesky(system, n, lower, dual)
+    jitters = _solve_cholesky(system, n, upper, dual)
     back = np.zeros(rank)
     for i in range(n):
         for a in range(rank):
@@ -136,7 +153,7 @@ def solve_primal_row(
     row: int,
     diagonal: FloatVector,
     gathered: FloatMatrix,
-    lower: FloatMatrix,
+    upper: FloatVector,
     solution: FloatVector,
 ) -> int:
     """Solve (D + Σ c f fᵀ) x = Σ c t f for one row of any length; return jitters, −1 on failure.
@@ -168,9 +185,9 @@ def solve_primal_row(
                 solution[a] += weighted * factors[j, a]
         partial = np.dot(rows.T, rows)
         for a in range(rank):
-            for b in range(a + 1):
+            for b in range(a, rank):
                 matrix[a, b] += partial[a, b]
-    return _solve_cholesky(matrix, rank, lower, solution)
+    return _solve_cholesky(matrix, rank, upper, solution)
 
 
 @njit(cache=True, nogil=True)
@@ -185,7 +202,7 @@ def exact_rows(observed: Observations, system: RowRidge, solved: FloatMatrix, su
     short = np.empty((min(longest, rank), rank))
     room = room_for(0, longest, observed)
     own = aligned_zeros(padded(rank, lanes_in(observed.factors)), observed.factors.dtype)
-    lower = np.empty((rank, rank))
+    upper = upper_room(rank)
     diagonal = np.empty(rank)
     solution = np.empty(rank)
     for row in range(observed.row_ptr.shape[0] - 1):
@@ -196,9 +213,9 @@ def exact_rows(observed: Observations, system: RowRidge, solved: FloatMatrix, su
         for a in range(rank):
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
         if n < rank and diagonal.min() > 0.0:
-            jitters = _solve_dual_row(observed, row, diagonal, short, lower, solution)
+            jitters = _solve_dual_row(observed, row, diagonal, short, upper, solution)
         else:
-            jitters = solve_primal_row(observed, row, diagonal, gathered, lower, solution)
+            jitters = solve_primal_row(observed, row, diagonal, gathered, upper, solution)
         if jitters < 0:
             return row
         sums[2] += jitters
