@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError, DataRefusedError, FactorlakeError
-from factorlake.pipelines import ingest, validate
+from factorlake.pipelines import dictionaries, ingest, validate
 from factorlake.pipelines.batches import BatchStates
 from factorlake.pipelines.context import Context
 from factorlake.quality.expectations import DID_NOT_RUN, read_suite, run_suite
@@ -27,6 +27,11 @@ spark_only = pytest.mark.spark
 def results(context: Context, kind: str) -> dict[str, tuple]:
     frame = delta_io.read(context.spark, context.lake.shared("validation_results")).filter(F.col("kind") == kind)
     return {row["rule"]: (row["value"], row["success"]) for row in frame.collect()}
+
+
+def indexes(context: Context, table: str) -> list[tuple]:
+    frame = delta_io.read(context.spark, context.lake.shared(table)).select("id", "index")
+    return sorted(tuple(row) for row in frame.collect())
 
 
 @spark_only
@@ -111,7 +116,7 @@ def test_refused_batch_is_judged_again_under_other_limits(spark: SparkSession, l
 
 
 @spark_only
-@pytest.mark.parametrize("killed_after", ["decision", "quarantine", "interactions"])
+@pytest.mark.parametrize("killed_after", ["decision", "quarantine", "interactions", "new_ids"])
 def test_run_killed_between_its_writes_is_finished_by_the_next(
     spark: SparkSession, lake_root: str, tmp_path: Path, killed_after: str
 ) -> None:
@@ -121,7 +126,10 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     records = validate.records_with_verdicts(context, batch)
     metrics = measure(records, ["missing_user_id"])
     decision = validate.decide(context, batch, 3, metrics, BatchStates({}, set(), {}), accepted=False)
-    if killed_after != "decision":
+    if killed_after == "new_ids":
+        validate.write_records(context, batch, records, decision, validate.JobResult())
+        assert dictionaries.extend(context, batch) == {"new_users": 2, "new_items": 2}
+    elif killed_after != "decision":
         spared = {"quarantine"} if killed_after == "interactions" else {"interactions"}
         with pytest.raises(FactorlakeError, match="holds 0 rows"):
             validate.write_records(context, batch, records, decision, validate.JobResult(), spared)
@@ -134,7 +142,25 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     assert (result.counts["accepted"], result.counts["quarantined"]) == (2, 1)
     assert len(contents(context, "interactions")) == 2
     assert len(contents(context, "quarantine")) == 1
+    assert indexes(context, "users") == [("u1", 0), ("u2", 1)]
+    assert indexes(context, "items") == [("i1", 0), ("i2", 1)]
     assert validate.run(context).exit_code == 99
+
+
+@spark_only
+def test_a_batch_numbers_its_new_ids_by_bytes_after_all_ids_known_before(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    context = context_at(spark, lake_root, tmp_path / "log")
+    new_users = []
+    for name, numbers in (("a", (2, 5)), ("b", (9, 5, 1)), ("c", (5, 9))):
+        write_csv(tmp_path / "log" / f"{name}.csv", *events(*numbers, user=f"{name}-" if name == "c" else "u"))
+        ingest.run(context)
+        new_users.append(validate.run(context).counts["new_users"])
+    assert new_users == [2, 2, 2]
+    assert indexes(context, "users") == [("c-5", 4), ("c-9", 5), ("u1", 2), ("u2", 0), ("u5", 1), ("u9", 3)]
+    # The last batch has new users alone.
+    assert indexes(context, "items") == [("i1", 2), ("i2", 0), ("i5", 1), ("i9", 3)]
 
 
 @spark_only

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from factorlake.errors import DataRefusedError
@@ -42,6 +44,37 @@ def test_a_second_write_of_the_same_application_id_is_skipped_and_reported(spark
     again = delta_io.append_rows(spark, [{"run_id": "a"}], path, SCHEMAS["runs"], run_id="a", app_id="once")
     assert (first.skipped, again.skipped, again.version) == (False, True, first.version)
     assert delta_io.read(spark, path).count() == 1
+
+
+def test_each_write_tells_the_version_that_the_tables_own_history_has_for_it(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    paths = {name: str(tmp_path / name) for name in ("one", "other")}
+    runs = SCHEMAS["runs"]
+
+    def write(run_id: str, name: str, app_id: str | None = None, session: SparkSession = spark) -> delta_io.Commit:
+        rows = [{"run_id": run_id}]
+        return delta_io.append_rows(session, rows, paths[name], runs, run_id=run_id, app_id=app_id)
+
+    told = {
+        "a": write("a", "one", "once"),
+        "b": write("b", "other"),
+        # Somebody else's commit lies between two of ours.
+        "c": write("c", "one", session=spark.newSession()),
+        "d": write("d", "one"),
+        "e": write("e", "other"),
+    }
+    skipped = write("f", "one", "once")
+    history = {
+        json.loads(commit["userMetadata"])["run_id"]: commit["version"]
+        for path in paths.values()
+        for commit in DeltaTable(path).history()
+        if "userMetadata" in commit
+    }
+    assert {run_id: commit.version for run_id, commit in told.items()} == history
+    assert not any(commit.skipped for commit in told.values())
+    # The skipped write tells the version that the table has anyway.
+    assert (skipped.skipped, skipped.version) == (True, history["d"])
 
 
 def test_tables_carry_comments_and_open_to_readers_of_protocol_one(spark: SparkSession, tmp_path: Path) -> None:

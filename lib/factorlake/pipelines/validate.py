@@ -1,8 +1,9 @@
 """Validate: raw_events to interactions and quarantine, batch by batch.
 
-Reads raw_events and ingest_ledger; writes interactions, quarantine and validation_results. Each batch is
-judged by its own records, decided upon (the decision and its figures are written first), and then written; a
-run killed in between is finished by the next. A refused batch waits for `factorlake validate --accept BATCH`,
+Reads raw_events and ingest_ledger; writes interactions, quarantine, users, items and validation_results. Each
+batch is judged by its own records, decided upon (the decision and its figures are written first), and then
+written: its records, the indexes of its new ids, and last that it is written; a run killed in between is finished
+by the next. A refused batch waits for `factorlake validate --accept BATCH`,
 or for other rules or limits, and holds up no later batch.
 """
 
@@ -55,7 +56,7 @@ def run(context: Context, accept: str | None = None) -> JobResult:
     if not ingested:
         raise DataRefusedError("nothing was ingested yet: run `factorlake ingest` first")
     states = BatchStates.read(context)
-    result = JobResult(counts=dict.fromkeys(ACCOUNTED, 0))
+    result = JobResult(counts=dict.fromkeys((*ACCOUNTED, "new_users", "new_items"), 0))
     refusals = []
     waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
     for batch in waiting:
@@ -63,9 +64,6 @@ def run(context: Context, accept: str | None = None) -> JobResult:
         decision = _settle(context, batch, ingested[batch], states, result, accepted=accept is not None)
         if not decision.passed:
             refusals.append(_refusal(batch, decision))
-    if states.written:
-        # Asked every time: a run killed after its events were written has left their ids without an index.
-        result.counts |= dictionaries.extend(context)
     result.details["batches"] = waiting
     result.details["refused"] = states.refused()
     if refusals:
@@ -119,17 +117,21 @@ def _settle(
             decision = decide(context, batch, n_input, measure(records, _reasons(context)), states, accepted)
         if decision.passed:
             write_records(context, batch, records, decision, result, written)
+            new_ids = dictionaries.extend(context, batch)
             close_batch(context, batch, decision)
             states.written.add(batch)
-            for name in ACCOUNTED:
-                result.counts[name] += decision.counts[name]
+            for name, count in ({name: decision.counts[name] for name in ACCOUNTED} | new_ids).items():
+                result.counts[name] += count
     finally:
         release(records)
     return decision
 
 
 def records_with_verdicts(context: Context, batch: str) -> DataFrame:
-    """Return the batch's records, each judged by the rules and against the events of all other batches."""
+    """Return the batch's records, each judged by the rules and against the events of all other batches.
+
+    The tables that the batch is written to are pinned, so that the verdicts, once cached, outlive the writing.
+    """
     settings = context.settings
     raw = delta_io.read_or_empty(context.spark, context.lake.shared("raw_events"), SCHEMAS["raw_events"])
     interactions = _of_others(context, "interactions", batch)
@@ -259,8 +261,13 @@ def _append(context: Context, rows: DataFrame, table: str, batch: str, decision:
 
 
 def _check_written(context: Context, batch: str, decision: Decision) -> None:
-    for table, name in (("interactions", "accepted"), ("quarantine", "quarantined")):
-        n_written = _of(context, table).filter(F.col("batch") == batch).count()
+    expected = {"interactions": "accepted", "quarantine": "quarantined"}
+    rows = [
+        _of(context, table).filter(F.col("batch") == batch).select(F.lit(table).alias("name")) for table in expected
+    ]
+    counts = {row["name"]: row["count"] for row in rows[0].unionAll(rows[1]).groupBy("name").count().collect()}
+    for table, name in expected.items():
+        n_written = counts.get(table, 0)
         if n_written != decision.counts[name]:
             raise FactorlakeError(
                 f"{table} holds {n_written} rows of batch {batch}, but {decision.counts[name]} were {name}: "
@@ -277,12 +284,12 @@ def _written_tables(context: Context, batch: str) -> set[str]:
     }
 
 
-def _of(context: Context, table: str) -> DataFrame:
-    return delta_io.read_or_empty(context.spark, context.lake.shared(table), SCHEMAS[table])
+def _of(context: Context, table: str, *, pinned: bool = False) -> DataFrame:
+    return delta_io.read_or_empty(context.spark, context.lake.shared(table), SCHEMAS[table], pinned=pinned)
 
 
 def _of_others(context: Context, table: str, batch: str) -> DataFrame:
-    return _of(context, table).filter(F.col("batch") != batch)
+    return _of(context, table, pinned=True).filter(F.col("batch") != batch)
 
 
 def _reasons(context: Context) -> list[str]:

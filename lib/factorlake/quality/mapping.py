@@ -94,10 +94,20 @@ def map_events(raw: DataFrame, events: EventSettings) -> DataFrame:
 
 def check_times(spark: SparkSession, events: EventSettings) -> None:
     """Raise ConfigError when a format or a zone is none that Spark knows, or a format needs `events.zone`."""
+    try_columns(spark.range(1), time_probes(events))
+
+
+def time_probes(events: EventSettings) -> list[tuple[Column, str]]:
+    """Return a column for each format, zone and bound of times, and what is wrong where Spark cannot compute it.
+
+    Raises ConfigError for what is wrong without asking Spark.
+    """
     if events.columns.event_time is None:
-        return
+        return []
     if not events.time_formats:
         raise ConfigError("`events.time_formats` is empty: name at least one format, such as iso")
+    unknown = "which Spark does not know"
+    probes = []
     for form in events.time_formats:
         if form in ("iso", "epoch_s", "epoch_ms"):
             continue
@@ -105,26 +115,32 @@ def check_times(spark: SparkSession, events: EventSettings) -> None:
             raise ConfigError(
                 f"the time format {form!r} holds no zone: set `events.zone`, such as Europe/London or UTC"
             )
-        _try_column(spark, F.try_to_timestamp(F.lit("x"), F.lit(form)), f"`events.time_formats` has {form!r}")
+        read = F.try_to_timestamp(F.lit("x"), F.lit(form))
+        probes.append((read, f"`events.time_formats` has {form!r}, {unknown}"))
     if events.zone is not None:
-        _try_column(
-            spark,
-            F.to_utc_timestamp(F.lit("2000-01-01").cast("timestamp"), events.zone),
-            f"`events.zone` is {events.zone!r}",
-        )
+        moved = F.to_utc_timestamp(F.lit("2000-01-01").cast("timestamp"), events.zone)
+        probes.append((moved, f"`events.zone` is {events.zone!r}, {unknown}"))
     for name, text in (("earliest", events.earliest), ("latest", events.latest)):
         if text is not None and not re.match(r"\d{4}-\d{2}-\d{2}", text):
             raise ConfigError(f"`events.{name}` is {text!r}, which is no ISO 8601 time")
         if text is not None:
-            _try_column(spark, F.lit(text).cast("timestamp"), f"`events.{name}` is {text!r}")
+            probes.append((F.lit(text).cast("timestamp"), f"`events.{name}` is {text!r}, {unknown}"))
+    return probes
 
 
-def _try_column(spark: SparkSession, column: Column, setting: str) -> None:
+def try_columns(row: DataFrame, probes: list[tuple[Column, str]]) -> None:
+    """Compute every column on a frame of one row, in one query; ConfigError with the first one's fault and reason
+    when one cannot be computed."""
     try:
-        spark.range(1).select(column).collect()
-    except PySparkException as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise ConfigError(f"{setting}, which Spark does not know: {reason}") from None
+        row.select(*(column for column, _ in probes)).collect()
+    except PySparkException:
+        for column, fault in probes:
+            try:
+                row.select(column).collect()
+            except PySparkException as error:
+                reason = (str(error).splitlines() or [""])[0][:200]
+                raise ConfigError(f"{fault}: {reason}") from None
+        raise
 
 
 def _names_zone(pattern: str) -> bool:

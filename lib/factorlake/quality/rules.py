@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -14,13 +13,14 @@ from factorlake.errors import ConfigError
 from factorlake.quality.conditions import MAPPED, anchored, compile_condition
 from factorlake.quality.mapping import (
     LAST_TIME,
-    check_times,
     lacks_zone,
     map_events,
     mapped_text,
     raw_text,
     read_number,
     stripped,
+    time_probes,
+    try_columns,
 )
 from factorlake.quality.metrics import COUNTS
 
@@ -56,7 +56,7 @@ def check_rules(spark: SparkSession, events: EventSettings, validation: Validate
     expression, a bound or choice of the wrong type, a condition outside the language, a time format without a
     zone.
     """
-    check_times(spark, events)
+    probes = time_probes(events)
     names = [rule.name for rule in validation.rules]
     for name in names:
         if name in (*BUILT_IN, *COUNTS) or names.count(name) > 1:
@@ -65,20 +65,15 @@ def check_rules(spark: SparkSession, events: EventSettings, validation: Validate
         if key not in MAPPED:
             raise ConfigError(f"`events.event_key` has {key!r}; it can hold {', '.join(MAPPED)}")
     for rule in validation.rules:
-        probes = [_breaks(rule)]
+        broken = _breaks(rule)
         # On the probe's one empty event Spark never looks at a pattern: each is tried on a text of its own.
-        if rule.pattern is not None:
-            probes.append(F.lit("").rlike(anchored(rule.pattern)))
+        tried = [F.lit("").rlike(anchored(rule.pattern))] if rule.pattern is not None else []
         if rule.type == "sql":
             patterns = compile_condition(rule.condition or "", rule.name).patterns
-            probes += [F.lit("").rlike(pattern) for pattern in patterns]
-        if len(probes) == 1 and rule.type != "sql":
-            continue
-        try:
-            _blank_event(spark).select(*probes).collect()
-        except PySparkException as error:
-            reason = (str(error).splitlines() or [""])[0][:200]
-            raise ConfigError(f"rule {rule.name!r} cannot be used: {reason}") from None
+            tried += [F.lit("").rlike(pattern) for pattern in patterns]
+        if tried or rule.type == "sql":
+            probes += [(column, f"rule {rule.name!r} cannot be used") for column in (broken, *tried)]
+    try_columns(_blank_event(spark), probes)
 
 
 def judge_rows(raw: DataFrame, events: EventSettings, validation: ValidateSettings) -> DataFrame:

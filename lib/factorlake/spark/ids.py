@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from factorlake.spark.compat import keep, release
-
 # New ids ranked by one task.
 IDS_PER_RANGE = 500_000
 SAMPLED_IDS = 20_000
@@ -58,27 +56,25 @@ def positions(ids: DataFrame, n_blocks: int) -> Positions:
     return Positions(hashed.withColumn("position", (offset + in_block).cast("int")), block_ptr)
 
 
-def rank_new_ids(new_ids: DataFrame, first: int) -> DataFrame:
+def rank_new_ids(new_ids: DataFrame, first: int, count: int | None = None) -> DataFrame:
     """Return (id, index) with index = ``first`` + rank by bytes of each distinct ``id``.
 
-    Large sets are cut into ranges at sampled boundaries, so that no task ranks more than about IDS_PER_RANGE ids.
-    An empty frame gives an empty frame.
+    ``count`` is the number of distinct ids, where the caller knows it. Large sets are cut into ranges at sampled
+    boundaries, so that no task ranks more than about IDS_PER_RANGE ids. An empty frame gives an empty frame.
     """
-    ids = keep(new_ids.select("id").distinct())
-    count = ids.count()
-    n_ranges = -(-count // IDS_PER_RANGE) or 1
+    ids = new_ids.select("id").distinct()
     boundaries: list[str] = []
-    if n_ranges > 1:
+    offsets = [first]
+    count = ids.count() if count is None else count
+    if count > IDS_PER_RANGE:
+        n_ranges = -(-count // IDS_PER_RANGE)
         chosen = F.pmod(F.xxhash64("id"), F.lit(max(1, count // SAMPLED_IDS))) == 0
-        sample = sorted((row["id"] for row in ids.where(chosen).collect()), key=lambda text: text.encode())
+        sample = sorted((row["id"] for row in ids.where(chosen).collect()), key=str.encode)
         boundaries = sorted({sample[len(sample) * cut // n_ranges] for cut in range(1, n_ranges)}, key=str.encode)
     placed = ids.withColumn("range", sum((F.col("id") >= F.lit(b)).cast("int") for b in boundaries) + F.lit(0))
-    sizes = {row["range"]: row["count"] for row in placed.groupBy("range").count().collect()}
-    offsets, total = [], first
-    for part in range(len(boundaries) + 1):
-        offsets.append(total)
-        total += sizes.get(part, 0)
+    if boundaries:
+        sizes = {row["range"]: row["count"] for row in placed.groupBy("range").count().collect()}
+        offsets = [first + sum(sizes.get(part, 0) for part in range(end)) for end in range(len(boundaries) + 1)]
     rank = F.row_number().over(Window.partitionBy("range").orderBy("id")) - 1
     offset = F.array(*(F.lit(value).cast("bigint") for value in offsets))[F.col("range")]
-    release(ids)
     return placed.select("id", (offset + rank).cast("bigint").alias("index"))

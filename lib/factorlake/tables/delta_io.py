@@ -1,4 +1,8 @@
-"""Reading and writing Delta tables by path: idempotent by application id, every commit read back."""
+"""Reading and writing Delta tables by path: idempotent by application id, every commit read back.
+
+A commit is read back from the session's own note of it, so threads that write at once need a session each
+(`spark.newSession()`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ from pyspark.sql import functions as F
 from factorlake.errors import DataRefusedError, FactorlakeError
 from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
 
+# Where Delta notes, session by session, the version of the last commit to any table.
+LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -27,34 +34,47 @@ def _quoted(path: str) -> str:
     return "delta.`" + path.replace("`", "``") + "`"
 
 
-def exists(spark: SparkSession, path: str) -> bool:
-    """Whether a Delta table lies at ``path``."""
+def _find(spark: SparkSession, path: str) -> DataFrame | None:
+    """Return the latest version of the table at ``path``; None when no Delta table lies there."""
     try:
-        _ = spark.read.format("delta").load(path).schema
+        frame = spark.read.format("delta").load(path)
+        # Spark Connect looks at the path only when it is asked for something.
+        _ = frame.schema
     except AnalysisException as error:
         if error.getCondition() in ("DELTA_TABLE_NOT_FOUND", "DELTA_MISSING_DELTA_TABLE", "PATH_NOT_FOUND") or (
             "DELTA_" in str(error) and "not" in str(error).lower()
         ):
-            return False
+            return None
         raise
-    return True
+    return frame
+
+
+def exists(spark: SparkSession, path: str) -> bool:
+    """Whether a Delta table lies at ``path``."""
+    return _find(spark, path) is not None
 
 
 def read(spark: SparkSession, path: str, version: int | None = None) -> DataFrame:
     """Return the table at ``path``, at ``version`` or the latest. DataRefusedError when there is none."""
-    if not exists(spark, path):
+    latest = _find(spark, path)
+    if latest is None:
         raise DataRefusedError(f"there is no Delta table at {path}; run the job that writes it first")
-    reader = spark.read.format("delta")
-    if version is not None:
-        reader = reader.option("versionAsOf", version)
-    return reader.load(path)
+    return latest if version is None else spark.read.format("delta").option("versionAsOf", version).load(path)
 
 
-def read_or_empty(spark: SparkSession, path: str, schema: TableSchema) -> DataFrame:
-    """Return the table at ``path``, or a frame of its schema without rows when it does not exist yet."""
-    if exists(spark, path):
-        return spark.read.format("delta").load(path)
-    return spark.createDataFrame([], schema.fields)
+def read_or_empty(spark: SparkSession, path: str, schema: TableSchema, *, pinned: bool = False) -> DataFrame:
+    """Return the table at ``path``, or a frame of its schema without rows when it does not exist yet.
+
+    ``pinned``: the latest version by its number, which no later commit changes. Of a frame that is not pinned Spark
+    throws away what is cached at every commit to its table, and computes it again from the table as it is then.
+    """
+    latest = _find(spark, path)
+    if latest is None:
+        return spark.createDataFrame([], schema.fields)
+    if not pinned:
+        return latest
+    number = int(_history(spark, path, 1)[0]["version"])
+    return spark.read.format("delta").option("versionAsOf", number).load(path)
 
 
 def _history(spark: SparkSession, path: str, limit: int) -> list[Any]:
@@ -115,7 +135,12 @@ def _write(
     writer = conform(frame, schema).write.format("delta").mode(mode).option("userMetadata", token)
     if app_id is not None:
         writer = writer.option("txnAppId", app_id).option("txnVersion", app_version)
+    spark.conf.unset(LAST_COMMIT)
     writer.save(path)
+    committed = spark.conf.get(LAST_COMMIT, None)
+    if committed is not None:
+        return Commit(version=int(committed), skipped=False)
+    # No commit was noted: Delta took the write for one that was done before, or notes none. The history knows.
     latest = _history(spark, path, 1)[0]
     return Commit(version=int(latest["version"]), skipped=latest["userMetadata"] != token)
 
