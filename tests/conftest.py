@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
     from tests.pipelines.demo_lake import DemoRun
 
+# Test tables are small: planning and compiling cost more than the rows. The JVMs that tests start stop at the quick
+# compiler, and the shared session interprets its plans and never plans anew between stages. The whole pipeline under
+# spark-submit (tests/jobs) runs with generated code and adaptive plans, and must leave the same tables.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+QUICK_PLANS = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+}
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
@@ -23,7 +33,8 @@ def spark() -> Iterator[SparkSession]:
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = open_session(
-        SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2), name="factorlake-tests"
+        SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2, conf=QUICK_PLANS),
+        name="factorlake-tests",
     )
     yield session
     session.stop()
