@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.item_side import load_items
-from factorlake.spark.scorer import score_top_k
+from factorlake.spark.scorer import score_similar, score_top_k
 
 pytestmark = pytest.mark.spark
 
@@ -53,6 +53,29 @@ def test_lists_are_the_best_allowed_unseen_items_in_any_grouping(spark: SparkSes
         best = sorted(left, key=lambda item: (-score[item], item.encode()))[:K]
         wanted += [(user, item, score[item], "model" if known else "popularity") for item in best]
     assert found[0] == wanted
+
+
+def test_similar_items_are_those_at_the_smallest_angle_that_may_be_listed(spark: SparkSession, tmp_path: Path) -> None:
+    # Axes and one diagonal: the cosines are 0, 1 and √½.
+    items = {"a": [2.0, 0.0], "b": [3.0, 3.0], "c": [0.0, 5.0], "d": [0.0, 0.5], "none": [0.0, 0.0]}
+    frame = spark.createDataFrame([(i, v, 0.0, 1) for i, v in items.items()], FACTORS)
+    barred = spark.createDataFrame([("d",)], "id string")
+    with Exchange(spark, str(tmp_path / "exchange")) as exchange:
+        loaded = load_items(frame, exchange, 0.0, barred)
+        lists = score_similar(loaded.shipped, loaded.frame, 2).orderBy("item_id", "rank").collect()
+    assert [(row["item_id"], row["rank"], row["similar_item_id"]) for row in lists] == [
+        ("a", 1, "b"),
+        ("a", 2, "c"),
+        ("b", 1, "a"),
+        ("b", 2, "c"),
+        ("c", 1, "b"),
+        ("c", 2, "a"),
+        ("d", 1, "c"),
+        ("d", 2, "b"),
+    ]
+    half = float(np.sqrt(0.5))
+    # One rounding of each factor and one of the sum.
+    assert np.allclose([row["score"] for row in lists], [half, 0, half, half, half, 0, 1, half], atol=2**-22)
 
 
 def test_the_exchange_leaves_nothing_behind(spark: SparkSession, tmp_path: Path) -> None:
