@@ -20,7 +20,8 @@ from factorlake.ml.factors import Factors, factor_frame
 from factorlake.ml.model import ALSModel
 from factorlake.ml.params import EstimatorParams
 from factorlake.ml.storage import ParamsWriter
-from factorlake.spark.training import Fitted, fit_pairs
+from factorlake.models.parameters import AlsParameters
+from factorlake.spark.training import Fitted, Start, fit_pairs
 
 if TYPE_CHECKING:
     from pyspark.ml.recommendation import ALSModel as SparkALSModel
@@ -263,34 +264,44 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
             id_column(dataset, self.getItemCol()).alias("item_id"),
             rating.alias("value"),
         )
+        folder = self.getWorkspace()
+        with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else nullcontext(folder) as workspace:
+            # The frames of ids that name the rows lie in the workspace until they are released.
+            fitted = self._train(pairs, parameters, workspace)
+            try:
+                factors = self._factors(pairs, fitted)
+            finally:
+                fitted.release()
+        return self._copyValues(ALSModel(factors)._resetUid(self.uid))
+
+    def _train(self, pairs: DataFrame, parameters: AlsParameters, workspace: str) -> Fitted:
+        """Train; where pairs turn out to occur twice, combine them and train on those."""
+        start: Start | None = None
+        if self._initial is not None:
+            users, items = self._initial.userFactors, self._initial.itemFactors
+            start = (users.withColumnRenamed("features", "factor"), items.withColumnRenamed("features", "factor"))
+
+        def train_on(frame: DataFrame) -> Fitted:
+            plan: Any = self.getPlan()
+            return fit_pairs(
+                pairs.sparkSession,
+                frame,
+                parameters,
+                workspace=workspace,
+                plan=plan,
+                progress=log.info,
+                start=start,
+            )
+
         try:
-            fitted = self._train(pairs)
+            return train_on(pairs)
         except RepeatedPairsError:
-            fitted = self._train(combined_pairs(pairs, self.getImplicitPrefs()))
+            pass
         except PySparkException as error:
             # Raised on a worker, an error arrives as text.
             if RepeatedPairsError.__name__ not in str(error):
                 raise
-            fitted = self._train(combined_pairs(pairs, self.getImplicitPrefs()))
-        model = ALSModel(self._factors(pairs, fitted))
-        fitted.release()
-        return self._copyValues(model._resetUid(self.uid))
-
-    def _train(self, pairs: DataFrame) -> Fitted:
-        start, folder = None, self.getWorkspace()
-        if self._initial is not None:
-            sides = (self._initial.userFactors, self._initial.itemFactors)
-            start = tuple(frame.withColumnRenamed("features", "factor") for frame in sides)
-        with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else nullcontext(folder) as workspace:
-            return fit_pairs(
-                pairs.sparkSession,
-                pairs,
-                self.engine_parameters(),
-                workspace=workspace,
-                plan=self.getPlan(),  # type: ignore[arg-type]
-                progress=log.info,
-                start=start,  # type: ignore[arg-type]
-            )
+        return train_on(combined_pairs(pairs, parameters.objective == "implicit"))
 
     def _factors(self, pairs: DataFrame, fitted: Fitted) -> Factors:
         spark, model = pairs.sparkSession, fitted.model
