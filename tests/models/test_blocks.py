@@ -67,6 +67,12 @@ def test_rows_that_do_not_follow_their_hashes_are_refused() -> None:
         cut_blocks(compress_rows(np.array([0, 1]), np.array([0, 0]), None, 2, 1), np.array([5, -5]), 8)
 
 
+def test_rows_whose_hashes_lie_far_apart_are_taken() -> None:
+    hashes = np.array([-(2**62) - 5, 2**62 + 5])
+    blocks = cut_blocks(compress_rows(np.array([0, 1]), np.array([0, 0]), None, 2, 1), hashes, 8)
+    assert [block.first_row for block in blocks] == [0, 1]
+
+
 def test_weights_of_modern_ials() -> None:
     confidence, target = confidence_and_target(np.array([2.0, -3.0, 0.0], np.float32), MODERN)
     assert np.array_equal(confidence, [2, 3, 0])

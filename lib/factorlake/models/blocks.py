@@ -60,7 +60,8 @@ def cut_blocks(compressed: CompressedRows, hashes: NDArray[np.int64], n_blocks: 
     ------
     ConfigError : hashes are not ascending.
     """
-    if len(hashes) and np.any(np.diff(hashes) < 0):
+    # Compared, not subtracted: two hashes may lie further apart than a signed 64-bit number can say.
+    if np.any(hashes[1:] < hashes[:-1]):
         raise ConfigError("positions must follow the ids' hashes; number the ids by order_ids")
     row_ptr = compressed.row_ptr
     ends = np.searchsorted(block_of(hashes, n_blocks), np.arange(n_blocks + 1))
