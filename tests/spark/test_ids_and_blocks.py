@@ -127,7 +127,7 @@ def test_positions_follow_hash_then_id(spark: SparkSession) -> None:
 def test_new_ids_are_ranked_by_bytes_across_ranges(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ids, "IDS_PER_RANGE", 50)
     names = [f"{chr(0x41 + n % 26)}{n}é" for n in range(400)]
-    ranked = ids.rank_new_ids(spark.createDataFrame([(name,) for name in names], "id string"), 1000)
+    ranked = ids.rank_new_ids(spark.createDataFrame([(name,) for name in names], "id string"), 1000, len(names))
     found = {row["id"]: row["index"] for row in ranked.collect()}
     assert found == {name: 1000 + rank for rank, name in enumerate(sorted(names, key=str.encode))}
 

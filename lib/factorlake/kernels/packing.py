@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,13 @@ def transpose_rows(compressed: CompressedRows, n_neighbours: int) -> CompressedR
     """Return the same ratings by neighbour, each with its rows ascending."""
     row_ptr, rows, values = _turn(compressed.row_ptr, compressed.neighbours, _values(compressed.values), n_neighbours)
     return CompressedRows(row_ptr, rows, None if compressed.values is None else values)
+
+
+def join_values(parts: Sequence[tuple[int, NDArray[np.float32] | None]]) -> NDArray[np.float32] | None:
+    """Return ratings of one or more parts (n_obs, values), one after the other; None when every rating is 1."""
+    if all(values is None for _, values in parts):
+        return None
+    return np.concatenate([np.ones(n_obs, np.float32) if values is None else values for n_obs, values in parts])
 
 
 def repeated_pair(compressed: CompressedRows) -> tuple[int, int, int] | None:

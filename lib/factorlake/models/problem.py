@@ -26,6 +26,13 @@ class SideLayout:
     counts: NDArray[np.int64]
     """(n_rows,) n of each row, as ``weighting.ridge_counts`` gives it."""
 
+    @classmethod
+    def of_blocks(cls, hashes: Sequence[NDArray[np.int64]], counts: Sequence[NDArray[np.int64]]) -> SideLayout:
+        """Return the layout of one or more blocks from the hashes and counts of each block's rows."""
+        block_ptr = np.zeros(len(hashes) + 1, np.int64)
+        np.cumsum([len(part) for part in hashes], out=block_ptr[1:])
+        return cls(block_ptr, np.concatenate(hashes), np.concatenate(counts))
+
     @property
     def n_rows(self) -> int:
         return int(self.block_ptr[-1])
@@ -68,10 +75,6 @@ def describe(
 
 
 def _layout(blocks: Sequence[RatingBlock], parameters: AlsParameters) -> SideLayout:
-    block_ptr = np.zeros(len(blocks) + 1, dtype=np.int64)
-    np.cumsum([block.n_rows for block in blocks], out=block_ptr[1:])
-    return SideLayout(
-        block_ptr=block_ptr,
-        hashes=np.concatenate([block.hashes for block in blocks]),
-        counts=np.concatenate([ridge_counts(block, parameters) for block in blocks]),
+    return SideLayout.of_blocks(
+        [block.hashes for block in blocks], [ridge_counts(block, parameters) for block in blocks]
     )

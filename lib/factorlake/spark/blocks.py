@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from factorlake.errors import RepeatedPairsError
-from factorlake.kernels.packing import compress_rows, repeated_pair
+from factorlake.kernels.packing import compress_rows, join_values, repeated_pair
 from factorlake.spark.compat import large_rows
 from factorlake.spark.ids import Positions
 from factorlake.types import RatingBlock, Side
@@ -126,16 +126,15 @@ def _pack_one(parts: pa.Table, ids: pa.Table, n_neighbours: int) -> pa.Table:
     first = ids["first"][0].as_py()
     hashes = ids["hashes"][0].values.to_numpy()
     rows, neighbours = _joined(parts["rows"], np.int32) - first, _joined(parts["neighbours"], np.int32)
-    values = None
-    if parts["values"].null_count < parts.num_rows:
-        values = np.concatenate(
-            [
-                np.frombuffer(cell.as_buffer(), np.float32)
-                if cell.is_valid
-                else np.ones(len(of.as_buffer()) // 4, np.float32)
-                for cell, of in zip(parts["values"], parts["rows"], strict=True)
-            ]
-        )
+    values = join_values(
+        [
+            (
+                len(of.as_buffer()) // rows.itemsize,
+                np.frombuffer(cell.as_buffer(), np.float32) if cell.is_valid else None,
+            )
+            for cell, of in zip(parts["values"], parts["rows"], strict=True)
+        ]
+    )
     packed = compress_rows(rows, neighbours, values, len(hashes), n_neighbours)
     repeats = repeated_pair(packed)
     if repeats is not None:

@@ -80,11 +80,10 @@ def describe_blocks(blocks: DataFrame, parameters: AlsParameters) -> AlsProblem:
 
 
 def _layout(rows: list[dict]) -> SideLayout:
-    hashes = [np.frombuffer(row["hashes"], np.int64) for row in rows]
-    block_ptr = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(part) for part in hashes], out=block_ptr[1:])
-    counts = [np.frombuffer(row["counts"], np.int64) for row in rows]
-    return SideLayout(block_ptr, np.concatenate(hashes), np.concatenate(counts))
+    return SideLayout.of_blocks(
+        [np.frombuffer(row["hashes"], np.int64) for row in rows],
+        [np.frombuffer(row["counts"], np.int64) for row in rows],
+    )
 
 
 class BroadcastHalfStep:

@@ -42,10 +42,20 @@ def task_slots(spark: SparkSession) -> int:
     return max(1, spark.sparkContext.defaultParallelism)
 
 
-def name_jobs(spark: SparkSession, description: str) -> None:
-    """Show ``description`` beside the jobs that follow in Spark's own pages, where the session can."""
-    if not is_connect(spark):
-        spark.sparkContext.setJobDescription(description)
+@contextmanager
+def named_jobs(spark: SparkSession, description: str) -> Iterator[None]:
+    """Show ``description`` beside the jobs started inside in Spark's own pages, where the session can."""
+    if is_connect(spark):
+        yield
+        return
+    context, setting = spark.sparkContext, "spark.job.description"
+    before = context.getLocalProperty(setting)
+    context.setLocalProperty(setting, description)
+    try:
+        yield
+    finally:
+        # Null removes it.
+        context.setLocalProperty(setting, before)  # type: ignore[arg-type]
 
 
 def keep(frame: DataFrame) -> DataFrame:

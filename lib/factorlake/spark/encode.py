@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
 from factorlake.kernels.initial import hash_ids
+from factorlake.kernels.packing import join_values
 from factorlake.spark.compat import large_rows
 from factorlake.types import Side
 
@@ -50,6 +51,9 @@ class Part:
         return self.users if side == "user" else self.items
 
 
+_SIDE_FILES = ("ids", "hashes.npy", "codes.npy")
+
+
 @dataclass(frozen=True)
 class PartFile:
     """Where a part lies in the workspace."""
@@ -64,9 +68,14 @@ class PartFile:
         values = Path(f"{self.prefix}.values.npy")
         return Part(self._side("user"), self._side("item"), mapped(values) if values.exists() else None)
 
+    def remove(self) -> None:
+        """Remove the part's files."""
+        for suffix in ("values.npy", *(f"{side}.{name}" for side in ("user", "item") for name in _SIDE_FILES)):
+            Path(f"{self.prefix}.{suffix}").unlink(missing_ok=True)
+
     def _side(self, side: Side) -> PartSide:
-        own = f"{self.prefix}.{side}"
-        return PartSide(load_ids(f"{own}.ids"), mapped(f"{own}.hashes.npy"), mapped(f"{own}.codes.npy"))
+        ids, hashes, codes = (f"{self.prefix}.{side}.{name}" for name in _SIDE_FILES)
+        return PartSide(load_ids(ids), mapped(hashes), mapped(codes))
 
 
 def mapped(path: str | Path) -> NDArray[Any]:
@@ -124,10 +133,8 @@ def _side(column: pa.ChunkedArray) -> PartSide:
     ids = encoded.chunk(0).dictionary.cast(pa.string())
     hashes = hash_ids(ids.to_pylist())
     order = order_by_hash(ids, hashes)
-    rank = np.empty(len(ids), np.int32)
-    rank[order] = np.arange(len(ids), dtype=np.int32)
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
-    return PartSide(ids.take(pa.array(order)), hashes[order], rank[codes])
+    return PartSide(ids.take(pa.array(order)), hashes[order], _inverse(order)[codes])
 
 
 def _wanted(pairs: DataFrame) -> DataFrame:
@@ -155,9 +162,10 @@ def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[Part
             prefix = f"{folder}/{uuid.uuid4().hex}"
             for side in ("user", "item"):
                 own = part.side(side)
-                save_ids(f"{prefix}.{side}.ids", own.ids)
-                np.save(f"{prefix}.{side}.hashes.npy", own.hashes)
-                np.save(f"{prefix}.{side}.codes.npy", own.codes)
+                ids, hashes, codes = (f"{prefix}.{side}.{name}" for name in _SIDE_FILES)
+                save_ids(ids, own.ids)
+                np.save(hashes, own.hashes)
+                np.save(codes, own.codes)
             if part.values is not None:
                 np.save(f"{prefix}.values.npy", part.values)
             sizes = len(part.users.codes), n_refused, len(part.users.ids), len(part.items.ids)
@@ -216,12 +224,15 @@ def encode_to_rows(pairs: DataFrame, drop_zero: bool) -> DataFrame:
     return _wanted(pairs).mapInArrow(encode, ENCODED_SCHEMA)
 
 
-def check_rows(encoded: DataFrame) -> int:
-    """Return the number of ratings in rows of `encode_to_rows`; raises as `encode_to_files`."""
-    row = encoded.agg(F.sum("n_obs").alias("n_obs"), F.sum("n_refused").alias("n_refused")).collect()[0]
-    n_obs = row["n_obs"] or 0
-    _check(n_obs, row["n_refused"] or 0)
-    return int(n_obs)
+def check_rows(encoded: DataFrame) -> tuple[int, int, int]:
+    """Return the number of ratings in rows of `encode_to_rows`, and bounds on the numbers of users and items.
+
+    Raises as `encode_to_files`.
+    """
+    sizes = F.sum("n_obs"), F.sum("n_refused"), F.sum(F.size("user_ids")), F.sum(F.size("item_ids"))
+    n_obs, n_refused, most_users, most_items = (int(size or 0) for size in encoded.agg(*sizes).collect()[0])
+    _check(n_obs, n_refused)
+    return n_obs, most_users, most_items
 
 
 def parts_of(encoded: DataFrame) -> list[Part]:
@@ -262,6 +273,27 @@ class Ids:
     hashes: NDArray[np.int64]
 
 
+def merge_ids(
+    dictionaries: Sequence[tuple[pa.Array, NDArray[np.int64]]],
+) -> tuple[Ids, list[NDArray[np.int32]]]:
+    """Return the distinct ids of one or more dictionaries (ids, hashes), and where each dictionary's ids went."""
+    encoded = pa.chunked_array([ids for ids, _ in dictionaries], pa.string()).dictionary_encode()
+    distinct = encoded.chunk(0).dictionary
+    places = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+    hashes = np.empty(len(distinct), np.int64)
+    for place, (_, own) in zip(places, dictionaries, strict=True):
+        hashes[place] = own
+    order = order_by_hash(distinct, hashes)
+    position = _inverse(order)
+    return Ids(distinct.take(pa.array(order)), hashes[order]), [position[place] for place in places]
+
+
+def _inverse(order: NDArray[np.int64]) -> NDArray[np.int32]:
+    position = np.empty(len(order), np.int32)
+    position[order] = np.arange(len(order), dtype=np.int32)
+    return position
+
+
 @dataclass(frozen=True)
 class Joined:
     """All parts put together: ids of both sides, and ratings by position."""
@@ -275,28 +307,12 @@ class Joined:
 
 def join_parts(parts: Sequence[Part]) -> Joined:
     """Put parts together in memory."""
-    values = None
-    if any(part.values is not None for part in parts):
-        ones = (np.ones(len(part.users.codes), np.float32) for part in parts)
-        values = np.concatenate(
-            [one if part.values is None else part.values for part, one in zip(parts, ones, strict=True)]
-        )
+    values = join_values([(len(part.users.codes), part.values) for part in parts])
     users, user = _join([part.users for part in parts])
     items, item = _join([part.items for part in parts])
     return Joined(users, items, user, item, values)
 
 
 def _join(parts: Sequence[PartSide]) -> tuple[Ids, NDArray[np.int32]]:
-    encoded = pa.chunked_array([part.ids for part in parts], pa.string()).dictionary_encode()
-    distinct = encoded.chunk(0).dictionary
-    places = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
-    hashes = np.empty(len(distinct), np.int64)
-    hashes[places] = np.concatenate([part.hashes for part in parts])
-    order = order_by_hash(distinct, hashes)
-    position = np.empty(len(distinct), np.int32)
-    position[order] = np.arange(len(distinct), dtype=np.int32)
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
-    found = np.concatenate(
-        [position[places[start:][: len(part.ids)]][part.codes] for start, part in zip(starts, parts, strict=False)]
-    )
-    return Ids(distinct.take(pa.array(order)), hashes[order]), found
+    ids, positions = merge_ids([(part.ids, part.hashes) for part in parts])
+    return ids, np.concatenate([own[part.codes] for own, part in zip(positions, parts, strict=True)])

@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -20,13 +22,13 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.errors import RepeatedPairsError
-from factorlake.kernels.packing import compress_rows, repeated_pair
+from factorlake.kernels.packing import compress_rows, join_values, repeated_pair
 from factorlake.models.blocks import block_of
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.problem import AlsProblem, SideLayout
 from factorlake.models.weighting import ridge_counts
 from factorlake.spark.compat import task_slots
-from factorlake.spark.encode import Part, PartFile, PartSide, load_ids, mapped, order_by_hash, save_ids
+from factorlake.spark.encode import Part, PartFile, PartSide, load_ids, mapped, merge_ids, save_ids
 from factorlake.spark.ids import Positions
 from factorlake.spark.task_farm import run_tasks
 from factorlake.types import RatingBlock, Side
@@ -82,6 +84,8 @@ def pack_files(
     RepeatedPairsError : a pair occurs twice.
     """
     n_tasks = TASKS_PER_SLOT * task_slots(spark)
+    placed_folder = f"{folder}/placed"
+    os.makedirs(placed_folder)
     block_ptr: dict[Side, NDArray[np.int64]] = {}
     for side in SIDES:
         groups = balanced([(number, 1) for number in range(n_blocks)], n_tasks)
@@ -89,7 +93,10 @@ def pack_files(
         sizes = {int(number): size for group in told for number, size in group.items()}
         block_ptr[side] = np.zeros(n_blocks + 1, np.int64)
         np.cumsum([sizes[number] for number in range(n_blocks)], out=block_ptr[side][1:])
-    placed = run_tasks(spark, parts, _place_pairs(folder, block_ptr))
+    placed = run_tasks(spark, parts, _place_pairs(folder, placed_folder, block_ptr))
+    # What a round has read is given up at once: a log is on the disk twice at most.
+    for part in parts:
+        part.remove()
     placed_parts = [part["prefix"] for part in placed]
     stored: dict[Side, list[StoredBlock]] = {}
     rating_sum = 0.0
@@ -108,7 +115,11 @@ def pack_files(
         if side == "user":
             for block in blocks:
                 rating_sum += block["rating_sum"]
-        layouts[side] = _layout(stored[side])
+        layouts[side] = SideLayout.of_blocks(
+            [mapped(f"{block.path}.hashes.npy") for block in stored[side]],
+            [mapped(f"{block.path}.counts.npy") for block in stored[side]],
+        )
+    shutil.rmtree(placed_folder)
     problem = AlsProblem(layouts["user"], layouts["item"], sum(block.n_obs for block in stored["user"]), rating_sum)
     users, items = (Positions(_ids_frame(spark, folder, side, block_ptr[side]), block_ptr[side]) for side in SIDES)
     return PackedFiles(problem, stored, users, items)
@@ -125,20 +136,18 @@ def balanced(weighed: Sequence[tuple[Weighed, int]], n_groups: int) -> list[list
     return groups
 
 
-def _layout(blocks: Sequence[StoredBlock]) -> SideLayout:
-    hashes = [np.load(f"{block.path}.hashes.npy", allow_pickle=False) for block in blocks]
-    counts = [np.load(f"{block.path}.counts.npy", allow_pickle=False) for block in blocks]
-    block_ptr = np.zeros(len(blocks) + 1, np.int64)
-    np.cumsum([len(part) for part in hashes], out=block_ptr[1:])
-    return SideLayout(block_ptr, np.concatenate(hashes), np.concatenate(counts))
+@contextmanager
+def _whole(path: str) -> Iterator[str]:
+    """Name a file to write, which then stands at ``path``, whole where it is seen: tasks that run twice write the
+    same."""
+    fresh = f"{path}.{uuid.uuid4().hex}"
+    yield fresh
+    os.replace(fresh, path)
 
 
 def _save(path: str, array: NDArray[Any]) -> None:
-    """Write a file so that it is whole wherever it is seen: tasks that run twice write the same."""
-    fresh = f"{path}.{uuid.uuid4().hex}"
-    with open(fresh, "wb") as file:
+    with _whole(path) as fresh, open(fresh, "wb") as file:
         np.save(file, array)
-    os.replace(fresh, path)
 
 
 def _ids_path(folder: str, side: Side, number: int) -> str:
@@ -157,19 +166,12 @@ def _number_ids(
                 (one.ids.slice(end[number], end[number + 1] - end[number]), one.hashes[end[number] : end[number + 1]])
                 for one, end in zip(sides, ends, strict=True)
             ]
-            encoded = pa.chunked_array([ids for ids, _ in own], pa.string()).dictionary_encode()
-            distinct = encoded.chunk(0).dictionary
-            hashes = np.empty(len(distinct), np.int64)
-            hashes[np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])] = np.concatenate(
-                [one for _, one in own]
-            )
-            order = order_by_hash(distinct, hashes)
+            found, _ = merge_ids(own)
             path = _ids_path(folder, side, number)
-            fresh = f"{path}.{uuid.uuid4().hex}"
-            save_ids(fresh, distinct.take(pa.array(order)))
-            os.replace(fresh, f"{path}.ids")
-            _save(f"{path}.hashes.npy", hashes[order])
-            sizes[str(number)] = len(order)
+            with _whole(f"{path}.ids") as fresh:
+                save_ids(fresh, found.ids)
+            _save(f"{path}.hashes.npy", found.hashes)
+            sizes[str(number)] = len(found.ids)
         return sizes
 
     return work
@@ -200,20 +202,23 @@ def _positions_of(own: PartSide, folder: str, side: Side, block_ptr: NDArray[np.
     return positions
 
 
-def _place_pairs(folder: str, block_ptr: dict[Side, NDArray[np.int64]]) -> Callable[[PartFile], dict[str, Any]]:
+def _place_pairs(
+    folder: str, placed_folder: str, block_ptr: dict[Side, NDArray[np.int64]]
+) -> Callable[[PartFile], dict[str, Any]]:
     def work(where: PartFile) -> dict[str, Any]:
         part: Part = where.load()
         of = {}
         for side in SIDES:
             own = part.side(side)
             of[side] = _positions_of(own, folder, side, block_ptr[side])[own.codes]
-        told: dict[str, Any] = {"prefix": where.prefix}
+        prefix = f"{placed_folder}/{os.path.basename(where.prefix)}"
+        told: dict[str, Any] = {"prefix": prefix}
         for side, other in zip(SIDES, reversed(SIDES), strict=True):
             rows, neighbours, ends = of[side], of[other], block_ptr[side]
             block = (np.searchsorted(ends, rows, side="right") - 1).astype(np.uint16)
             order = np.argsort(block, kind="stable")
             sizes = np.bincount(block, minlength=len(ends) - 1)
-            path = f"{where.prefix}.{side}"
+            path = f"{prefix}.{side}"
             _save(f"{path}.rows.npy", rows[order])
             _save(f"{path}.neighbours.npy", neighbours[order])
             if part.values is not None:
@@ -238,23 +243,19 @@ def _pack_blocks(
 
     def pack(number: int) -> dict[str, Any]:
         rows, neighbours, values = [], [], []
-        told = False
         for prefix in prefixes:
             path = f"{prefix}.{side}"
             ends = mapped(f"{path}.ends.npy")
             own = slice(int(ends[number]), int(ends[number + 1]))
             rows.append(mapped(f"{path}.rows.npy")[own])
             neighbours.append(mapped(f"{path}.neighbours.npy")[own])
-            if os.path.exists(f"{path}.values.npy"):
-                told = True
-                values.append(mapped(f"{path}.values.npy")[own])
-            else:
-                values.append(np.ones(own.stop - own.start, np.float32))
+            told = mapped(f"{path}.values.npy")[own] if os.path.exists(f"{path}.values.npy") else None
+            values.append((own.stop - own.start, told))
         first, last = int(block_ptr[number]), int(block_ptr[number + 1])
         packed = compress_rows(
             np.concatenate(rows) - np.int32(first),
             np.concatenate(neighbours),
-            np.concatenate(values) if told else None,
+            join_values(values),
             last - first,
             n_neighbours,
         )

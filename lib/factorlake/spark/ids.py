@@ -56,16 +56,15 @@ def positions(ids: DataFrame, n_blocks: int) -> Positions:
     return Positions(hashed.withColumn("position", (offset + in_block).cast("int")), block_ptr)
 
 
-def rank_new_ids(new_ids: DataFrame, first: int, count: int | None = None) -> DataFrame:
+def rank_new_ids(new_ids: DataFrame, first: int, count: int) -> DataFrame:
     """Return (id, index) with index = ``first`` + rank by bytes of each distinct ``id``.
 
-    ``count`` is the number of distinct ids, where the caller knows it. Large sets are cut into ranges at sampled
+    ``count`` is the number of distinct ids. Large sets are cut into ranges at sampled
     boundaries, so that no task ranks more than about IDS_PER_RANGE ids. An empty frame gives an empty frame.
     """
     ids = new_ids.select("id").distinct()
     boundaries: list[str] = []
     offsets = [first]
-    count = ids.count() if count is None else count
     if count > IDS_PER_RANGE:
         n_ranges = -(-count // IDS_PER_RANGE)
         chosen = F.pmod(F.xxhash64("id"), F.lit(max(1, count // SAMPLED_IDS))) == 0

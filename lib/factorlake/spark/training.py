@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,14 +22,12 @@ from factorlake.models.problem import AlsProblem, describe
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.spark.blocks import pack_blocks, write_blocks
 from factorlake.spark.broadcast import BroadcastHalfStep, describe_blocks
-from factorlake.spark.compat import keep, name_jobs, release, task_slots
+from factorlake.spark.compat import keep, named_jobs, release, task_slots
 from factorlake.spark.encode import Ids, Part, check_rows, encode_to_files, encode_to_rows, join_parts, parts_of
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
 from factorlake.types import FloatMatrix, Plan
-
-log = logging.getLogger(__name__)
 
 LOCAL_MEMORY = 6 << 30
 """Bytes of ratings and factors up to which `auto` trains on the driver."""
@@ -59,9 +56,12 @@ class Fitted:
     items: Positions
     n_observed: int
     plan: str
-    n_blocks: int
-    folder: str | None
+    folder: str | None = None
     """What the frames of positions read, where that is files."""
+
+    @property
+    def n_blocks(self) -> int:
+        return number_of_blocks(self.n_observed)
 
     def release(self) -> None:
         """Give up the frames of positions."""
@@ -124,9 +124,8 @@ def fit_pairs(
     NumericalError : training went out of bounds.
     """
     run = _Run(spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start)
-    name_jobs(spark, "encode pairs")
     drop_zero = parameters.objective == "implicit"
-    with Exchange(spark, f"{workspace}/exchange") as exchange:
+    with named_jobs(spark, "encode pairs"), Exchange(spark, f"{workspace}/exchange") as exchange:
         if exchange.by_file:
             return run.with_files(pairs, drop_zero, exchange)
         encoded = keep(encode_to_rows(pairs, drop_zero))
@@ -154,51 +153,47 @@ class _Run:
         """Fit where driver and workers see the workspace: ratings lie in its files."""
         folder = f"{self.workspace}/rating_blocks"
         shutil.rmtree(folder, ignore_errors=True)
-        os.makedirs(folder)
-        done = False
+        os.makedirs(f"{folder}/parts")
         try:
-            parts = encode_to_files(pairs, drop_zero, folder)
+            parts = encode_to_files(pairs, drop_zero, f"{folder}/parts")
             n_observed = sum(part.n_obs for part in parts)
             most_users, most_items = sum(part.n_users for part in parts), sum(part.n_items for part in parts)
-            chosen = self._choose(most_users, most_items, n_observed)
-            if chosen == "local":
+            if self._choose(most_users, most_items, n_observed) == "local":
                 fitted = self._local([part.load() for part in parts])
-            else:
-                packed = pack_files(self.spark, parts, folder, number_of_blocks(n_observed), self.parameters)
-                users, items = _kept(packed.users), _kept(packed.items)
-                self._packed(n_observed, users, items)
-                name_jobs(self.spark, "half steps")
-                half_step = BroadcastHalfStep(self.spark, exchange, packed.blocks, folder)
+                shutil.rmtree(folder)
+                return fitted
+            packed = pack_files(self.spark, parts, folder, number_of_blocks(n_observed), self.parameters)
+            users, items = _kept(packed.users), _kept(packed.items)
+            self._packed(n_observed, users, items)
+            half_step = BroadcastHalfStep(self.spark, exchange, packed.blocks, folder)
+            with named_jobs(self.spark, "half steps"):
                 model = self._train(packed.problem, half_step, users, items)
-                fitted = self._fitted(model, users, items, n_observed, "broadcast", folder)
-            done = fitted.folder is not None
-        finally:
-            if not done:
-                shutil.rmtree(folder, ignore_errors=True)
-        return fitted
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return Fitted(model, self.parameters, users, items, n_observed, "broadcast", folder)
 
     def with_rows(self, encoded: DataFrame, exchange: Exchange) -> Fitted:
         """Fit where workers do not see the workspace: ratings travel through Spark, blocks lie in a Delta table."""
-        n_observed = check_rows(encoded)
-        most = encoded.agg(F.sum(F.size("user_ids")).alias("users"), F.sum(F.size("item_ids")).alias("items")).collect()
-        if self._choose(most[0]["users"], most[0]["items"], n_observed) == "local":
+        n_observed, most_users, most_items = check_rows(encoded)
+        if self._choose(most_users, most_items, n_observed) == "local":
             return self._local(parts_of(encoded))
         path = f"{self.workspace}/rating_blocks"
         n_blocks = number_of_blocks(n_observed)
         users = _kept(positions(encoded.select(F.explode("user_ids").alias("id")), n_blocks))
         items = _kept(positions(encoded.select(F.explode("item_ids").alias("id")), n_blocks))
         self._packed(n_observed, users, items)
-        name_jobs(self.spark, "pack rating blocks")
         try:
-            write_blocks(pack_blocks(encoded, users, items), path)
-            name_jobs(self.spark, "half steps")
-            problem = describe_blocks(self.spark.read.format("delta").load(path), self.parameters)
+            with named_jobs(self.spark, "pack rating blocks"):
+                write_blocks(pack_blocks(encoded, users, items), path)
+                problem = describe_blocks(self.spark.read.format("delta").load(path), self.parameters)
             half_step = BroadcastHalfStep(self.spark, exchange, None, path)
-            model = self._train(problem, half_step, users, items)
+            with named_jobs(self.spark, "half steps"):
+                model = self._train(problem, half_step, users, items)
         finally:
             if "://" not in path:
                 shutil.rmtree(path, ignore_errors=True)
-        return self._fitted(model, users, items, n_observed, "broadcast", None)
+        return Fitted(model, self.parameters, users, items, n_observed, "broadcast")
 
     def _choose(self, most_users: int, most_items: int, n_observed: int) -> str:
         chosen, why = choose_plan(
@@ -220,13 +215,7 @@ class _Run:
         threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
         with LocalHalfStep(user_blocks, item_blocks, threads) as half_step:
             model = self._train(describe(user_blocks, item_blocks, self.parameters), half_step, users, items)
-        return self._fitted(model, users, items, n_observed, "local", None)
-
-    def _fitted(
-        self, model: TrainedModel, users: Positions, items: Positions, n_observed: int, plan: str, folder: str | None
-    ) -> Fitted:
-        n_blocks = number_of_blocks(n_observed)
-        return Fitted(model, self.parameters, users, items, n_observed, plan, n_blocks, folder)
+        return Fitted(model, self.parameters, users, items, n_observed, "local")
 
     def _packed(self, n_observed: int, users: Positions, items: Positions) -> None:
         self.progress(f"{n_observed:,} pairs of {users.n_ids:,} users and {items.n_ids:,} items")
