@@ -33,10 +33,10 @@ from factorlake.kernels.initial import hash_ids
 from factorlake.kernels.top_k import top_k
 from factorlake.models.als import train
 from factorlake.models.blocks import pack_positions
-from factorlake.models.half_step import LocalHalfStep
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.objective import objective_value
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
+from factorlake.models.plan import ArrayRows
 from factorlake.models.threads import single_threaded_blas
 from factorlake.models.trained import Snapshot, TraceRow
 from factorlake.types import FloatMatrix, RatingBlock
@@ -144,11 +144,11 @@ class Course:
 def ours(task: Task, parameters: AlsParameters, value: Callable[[Factors], float], blocks: Blocks) -> Course:
     """Train in the plan local on two threads."""
     began = time.perf_counter()
-    problem = describe(blocks[0], blocks[1], parameters)
+    plan = LocalPlan(blocks[0], blocks[1], parameters, threads=2)
     course = Course([], [], [], time.perf_counter() - began)
     spent = {"epochs": 0.0}
 
-    def look(_: int, now: Snapshot) -> float:
+    def look(_: int, now: Snapshot[ArrayRows]) -> float:
         factors = (now.user_factors, now.item_factors)
         course.objective.append(value(factors))
         course.ndcg.append(task.ndcg(factors))
@@ -162,8 +162,8 @@ def ours(task: Task, parameters: AlsParameters, value: Callable[[Factors], float
         if row.side == "item":
             course.seconds.append(spent["epochs"])
 
-    with LocalHalfStep(blocks[0], blocks[1], threads=2) as half_step:
-        train(problem, parameters, half_step, on_half_step=count, validate=look)
+    with plan:
+        train(plan, parameters, on_half_step=count, validate=look)
     return course
 
 
@@ -214,13 +214,19 @@ def implicit(task: Task, given: Any, value: Any) -> Course:
     return course
 
 
-def compare(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run ours and the peers of ``given.peers``; return figures and ratios (above 1: we are faster)."""
-    task = make_task(given.data, (given.users, given.items, given.pairs), given.cache)
+def blocks_of(task: Task) -> tuple[Blocks, float]:
+    """Return the training pairs as blocks both ways, and the seconds that packing took."""
     pairs = task.train.tocoo()
     began = time.perf_counter()
     blocks = pack_positions(pairs.row, pairs.col, None, *task.hashes)
-    packing = time.perf_counter() - began
+    return blocks, time.perf_counter() - began
+
+
+def compare(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run ours and the peers of ``given.peers``; return figures and ratios (above 1: we are faster)."""
+    task = make_task(given.data, (given.users, given.items, given.pairs), given.cache)
+    blocks, packing = blocks_of(task)
+    pairs = task.train
     print(f"{pairs.nnz:,} pairs of {task.train.shape[0]:,} users and {task.train.shape[1]:,} items", flush=True)
     figures: dict[str, Any] = {"pairs": pairs.nnz, "packing_seconds": packing, "irspack": {}}
     ratios: dict[str, Any] = {}
@@ -230,10 +236,10 @@ def compare(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         parameters = replace(shared, regularization=given.regularization, nu=1.0, alpha0=given.alpha0)
         value = _objective(blocks, parameters)
         own = ours(task, parameters, value, blocks)
-        figures["factorlake_modern"] = _told("factorlake, modern objective", own)
+        figures["factorlake_modern"] = told_course("factorlake, modern objective", own)
         for solver in given.irspack_solvers.split(","):
             course = irspack(task, given, solver, value)
-            told = _told(f"irspack {solver}", course)
+            told = told_course(f"irspack {solver}", course)
             told["ratio"] = _ratio(course, own)
             figures["irspack"][solver] = told
         known = [told["ratio"] for told in figures["irspack"].values()]
@@ -242,9 +248,9 @@ def compare(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
         parameters = replace(shared, regularization=given.hkv_regularization, nu=0.0, alpha0=1.0, alpha=given.alpha)
         value = _objective(blocks, parameters)
         own = ours(task, parameters, value, blocks)
-        figures["factorlake_hkv"] = _told("factorlake, Hu-Koren-Volinsky", own)
+        figures["factorlake_hkv"] = told_course("factorlake, Hu-Koren-Volinsky", own)
         course = implicit(task, given, value)
-        figures["implicit"] = _told("implicit CG", course)
+        figures["implicit"] = told_course("implicit CG", course)
         ratios["implicit"] = figures["implicit"]["ratio"] = _ratio(course, own)
     return figures, ratios
 
@@ -258,7 +264,8 @@ def _ratio(peer: Course, own: Course) -> float | None:
     return None if reached is None else peer.seconds[-1] / reached
 
 
-def _told(name: str, course: Course) -> dict[str, Any]:
+def told_course(name: str, course: Course) -> dict[str, Any]:
+    """Print one course and return it for the result."""
     print(f"{name}: {course.seconds[-1] / len(course.seconds):.2f} s an epoch, {course.seconds_around:.2f} s around")
     for epoch, row in enumerate(zip(course.seconds, course.objective, course.ndcg, strict=True), start=1):
         print(

@@ -40,10 +40,9 @@ from factorlake.ml.params import SPARKS_INIT_SCALE
 from factorlake.models.als import train
 from factorlake.models.blocks import order_ids
 from factorlake.models.fit import FittedAls, PackedRatings, fit_als, pack_ratings
-from factorlake.models.half_step import LocalHalfStep
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.objective import objective_value
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
 from factorlake.pipelines.fit import als_parameters
 from factorlake.spark.session import open_session
 
@@ -148,8 +147,9 @@ def _rows(factors: pd.DataFrame, ids: list[str]) -> NDArray[np.float32]:
 
 def with_factors(fitted: FittedAls, factors: SparkFactors) -> FittedAls:
     """Return Spark's model in the place of ours, so that the same code scores both."""
-    model = replace(fitted.model, user_factors=factors.user_factors, item_factors=factors.item_factors)
-    return replace(fitted, model=model)
+    model = fitted.model
+    users = replace(model.users, array=factors.user_factors)
+    return replace(fitted, model=replace(model, users=users, items=replace(model.items, array=factors.item_factors)))
 
 
 def predict(fitted: FittedAls, ratings: pd.DataFrame) -> NDArray[np.float64]:
@@ -206,13 +206,12 @@ def objective_parity(spark: SparkSession, ratings: pd.DataFrame, parameters: Als
     def objective(user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]) -> float:
         return objective_value(packed.user_blocks, packed.item_blocks, user_factors, item_factors, parameters)
 
-    problem = describe(packed.user_blocks, packed.item_blocks, parameters)
-    with LocalHalfStep(packed.user_blocks, packed.item_blocks, threads=2) as half_step:
-        own = train(problem, parameters, half_step)
-        start = theirs.user_factors, theirs.item_factors
-        in_double = train(problem, replace(parameters, double_precision=True), half_step, start=start)
-        in_single = train(problem, parameters, half_step, start=start)
-    at_start = objective(*start)
+    with LocalPlan(packed.user_blocks, packed.item_blocks, parameters, threads=2) as plan:
+        own = train(plan, parameters)
+        start = plan.hold("user", theirs.user_factors), plan.hold("item", theirs.item_factors)
+        in_double = train(plan, replace(parameters, double_precision=True), start=start)
+        in_single = train(plan, parameters, start=start)
+    at_start = objective(theirs.user_factors, theirs.item_factors)
     return {
         "spark": at_start,
         "own_start": objective(own.user_factors, own.item_factors),

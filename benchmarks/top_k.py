@@ -33,9 +33,8 @@ from factorlake.evaluation.planted import PlantedTaste
 from factorlake.kernels.top_k import top_k
 from factorlake.models.als import train
 from factorlake.models.blocks import number_of_blocks, pack_positions
-from factorlake.models.half_step import LocalHalfStep
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
 from factorlake.models.threads import single_threaded_blas
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.item_side import load_items
@@ -72,8 +71,8 @@ def trained(users: int, items: int, pairs: int, rank: int, epochs: int, cache: P
         user, item, None, hashes[0][: user.max() + 1], hashes[1][: item.max() + 1]
     )
     parameters = AlsParameters(rank=rank, epochs=epochs, alpha=10.0, alpha0=1.0, regularization=0.05, tolerance=None)
-    with LocalHalfStep(user_blocks, item_blocks, THREADS) as half_step:
-        model = train(describe(user_blocks, item_blocks, parameters), parameters, half_step)
+    with LocalPlan(user_blocks, item_blocks, parameters, THREADS) as plan:
+        model = train(plan, parameters)
     counts = np.concatenate([np.diff(block.row_ptr) for block in user_blocks])
     made = Trained(
         model.user_factors,

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
     from tests.pipelines.demo_lake import DemoRun
 
-# Test tables are small: planning and compiling cost more than the rows. The JVMs that tests start stop at the quick
-# compiler, and the shared session interprets its plans and never plans anew between stages. The whole pipeline under
-# spark-submit (tests/jobs) runs with generated code and adaptive plans, and must leave the same tables.
+# Test tables are small: planning and compiling cost more than the rows. The short-lived JVMs that tests start stop at
+# the quick compiler. The shared session's lives long enough to gain from the slow one (the quick one alone also has
+# room for 48 MiB of code only, which an hour of tests overflows); it interprets its plans and never plans anew between
+# stages. The whole pipeline under spark-submit (tests/jobs) runs with generated code and adaptive plans, and must leave
+# the same tables.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+SHARED_JVM = "-XX:+UseParallelGC"
 QUICK_PLANS = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
@@ -32,10 +35,12 @@ def spark() -> Iterator[SparkSession]:
     from factorlake.spark.session import open_session
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = open_session(
-        SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2, conf=QUICK_PLANS),
-        name="factorlake-tests",
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JDK_JAVA_OPTIONS", SHARED_JVM)
+        session = open_session(
+            SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2, conf=QUICK_PLANS),
+            name="factorlake-tests",
+        )
     yield session
     session.stop()
 

@@ -15,7 +15,7 @@ IntVector = NDArray[np.integer]
 Side = Literal["user", "item"]
 Objective = Literal["implicit", "explicit"]
 Solver = Literal["auto", "cg", "exact"]
-Plan = Literal["auto", "local", "broadcast"]
+PlanName = Literal["auto", "local", "broadcast", "shuffle"]
 
 
 @dataclass(frozen=True)

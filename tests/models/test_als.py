@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
 from factorlake.errors import NumericalError
 from factorlake.models.als import train
-from factorlake.models.half_step import HalfStepTask, LocalHalfStep
+from factorlake.models.half_step import BlockSums, HalfStepTask
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.objective import objective_value
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
+from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.types import Solver
 from tests.models.problems import (
@@ -39,13 +41,18 @@ CASES = [
 ]
 
 
-def fit(problem: Problem, parameters: AlsParameters, **options: object) -> TrainedModel:
-    with LocalHalfStep(problem.user_blocks, problem.item_blocks) as half_step:
-        layout = describe(problem.user_blocks, problem.item_blocks, parameters)
-        return train(layout, parameters, half_step, **options)  # type: ignore[arg-type]
+def fit(
+    problem: Problem,
+    parameters: AlsParameters,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+    **options: Any,
+) -> TrainedModel[ArrayRows]:
+    with LocalPlan(problem.user_blocks, problem.item_blocks, parameters) as plan:
+        held = None if start is None else (plan.hold("user", start[0]), plan.hold("item", start[1]))
+        return train(plan, parameters, start=held, **options)
 
 
-def dense_loss(problem: Problem, model: TrainedModel, parameters: AlsParameters) -> float:
+def dense_loss(problem: Problem, model: TrainedModel[ArrayRows], parameters: AlsParameters) -> float:
     return dense_objective(
         problem.ratings(),
         model.user_factors,
@@ -89,7 +96,7 @@ def test_every_loss_in_the_trace_is_that_of_the_state_it_names(
     chosen = replace(parameters, solver=solver, double_precision=True)
     states: list[float] = []
 
-    def look(_: int, now: Snapshot) -> float:
+    def look(_: int, now: Snapshot[ArrayRows]) -> float:
         states.append(
             dense_objective(
                 problem.ratings(),
@@ -150,9 +157,9 @@ def test_the_first_exact_half_step_equals_dense_normal_equations(parameters: Als
     problem = small_problem(rating)
     rng = np.random.default_rng(5)
     y = rng.standard_normal((problem.n_items, 5))
-    seen: list[Snapshot] = []
+    seen: list[Snapshot[ArrayRows]] = []
 
-    def look(_: int, now: Snapshot) -> float:
+    def look(_: int, now: Snapshot[ArrayRows]) -> float:
         seen.append(now)
         return 1.0
 
@@ -180,7 +187,9 @@ def test_users_of_the_finished_model_solve_their_own_systems(parameters: AlsPara
             for step in (1e-2, -1e-2):
                 moved = model.user_factors.copy()
                 moved[u, a] += step
-                assert dense_loss(problem, replace(model, user_factors=moved), parameters) > model.loss
+                rows = np.concatenate([moved, model.users.array[:, model.rank :]], axis=1)
+                held = replace(model, users=replace(model.users, array=rows))
+                assert dense_loss(problem, held, parameters) > model.loss
 
 
 @pytest.mark.parametrize("parameters", [MODERN, EXPLICIT])
@@ -284,15 +293,17 @@ def test_auto_takes_a_third_step_only_after_an_epoch_that_fell_fast() -> None:
     problem = small_problem("one")
     chosen = replace(MODERN, solver="auto", epochs=25)
     steps: list[int] = []
-    layout = describe(problem.user_blocks, problem.item_blocks, chosen)
-    with LocalHalfStep(problem.user_blocks, problem.item_blocks) as local:
 
-        def spy(task: HalfStepTask, fixed: np.ndarray, warm: np.ndarray | None):  # type: ignore[no-untyped-def]
+    class Spy(LocalPlan):
+        def half_step(
+            self, task: HalfStepTask, fixed: ArrayRows, own: ArrayRows | None
+        ) -> tuple[ArrayRows, list[BlockSums]]:
             if task.solver == "cg" and task.side == "item":
                 steps.append(task.steps)
-            return local(task, fixed, warm)
+            return super().half_step(task, fixed, own)
 
-        model = train(layout, chosen, spy)
+    with Spy(problem.user_blocks, problem.item_blocks, chosen) as plan:
+        model = train(plan, chosen)
     losses = [model.trace[0].loss] + [row.loss for row in model.trace if row.side == "item"]
     falls = [(a - b) / a for a, b in pairwise(losses)]
     assert steps == [2] + [3 if fall > 0.01 else 2 for fall in falls[:-1]]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from factorlake.models.als import train
-from factorlake.models.fold_in import FoldedRows, fold_in_rows
-from factorlake.models.half_step import LocalHalfStep
+from factorlake.models.fold_in import FoldedRows, fold_in_rows, turned_items
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
+from factorlake.models.plan import ArrayRows
 from factorlake.models.systems import user_system
 from factorlake.models.threads import single_threaded_blas
 from factorlake.models.trained import TrainedModel
@@ -36,16 +36,17 @@ CASES = [
 ]
 
 
-def fitted(parameters: AlsParameters, rating: str) -> tuple[Problem, TrainedModel]:
+def fitted(parameters: AlsParameters, rating: str) -> tuple[Problem, TrainedModel[ArrayRows]]:
     problem = problem_of(*random_ids(90, 40, 1200, seed=8, rating=rating))
-    with LocalHalfStep(problem.user_blocks, problem.item_blocks) as half_step:
-        return problem, train(describe(problem.user_blocks, problem.item_blocks, parameters), parameters, half_step)
+    with LocalPlan(problem.user_blocks, problem.item_blocks, parameters) as plan:
+        return problem, train(plan, parameters)
 
 
-def folded(model: TrainedModel, parameters: AlsParameters, block: RatingBlock, n_items: int) -> FoldedRows:
+def folded(model: TrainedModel[ArrayRows], parameters: AlsParameters, block: RatingBlock, n_items: int) -> FoldedRows:
     with single_threaded_blas():
-        system = user_system(parameters, model.item_factors, model.item_biases, model.mean, model.item_gram, n_items)
-        return fold_in_rows(block.row_ptr, block.neighbours, block.values, system)
+        system = user_system(parameters, model.mean, model.item_gram, n_items)
+        items = turned_items(system, model.item_factors, model.item_biases)
+        return fold_in_rows(block.row_ptr, block.neighbours, block.values, system, items)
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)

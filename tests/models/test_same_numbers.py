@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import pytest
 
 from factorlake.models.als import train
 from factorlake.models.fit import fit_als
-from factorlake.models.half_step import BlockResult, HalfStepTask, LocalHalfStep, solve_one_block
+from factorlake.models.half_step import BlockSums, HalfStepTask, prepare_fixed, solve_one_block
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import describe
+from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import TrainedModel
-from factorlake.types import FloatMatrix
 from tests.models.problems import EXPLICIT, MODERN, SPARK, problem_of, random_ids
 
 CASES = [
@@ -28,7 +27,7 @@ CASES = [
 ]
 
 
-def bits(model: TrainedModel) -> list[bytes]:
+def bits(model: TrainedModel[ArrayRows]) -> list[bytes]:
     arrays: list[np.ndarray | None] = [
         model.user_factors,
         model.item_factors,
@@ -66,17 +65,22 @@ def test_shuffled_input_gives_the_same_bits(parameters: AlsParameters, rating: s
 def test_blocks_solved_in_any_order_give_the_same_bits(parameters: AlsParameters, rating: str) -> None:
     problem = problem_of(*random_ids(200, 90, 3000, seed=7, rating=rating))
     blocks = {"user": problem.user_blocks, "item": problem.item_blocks}
-    layout = describe(problem.user_blocks, problem.item_blocks, parameters)
 
-    def backwards(task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
-        results = []
-        for block in reversed(blocks[task.side]):
-            own = None if warm is None else warm[block.first_row : block.first_row + block.n_rows]
-            results.append(solve_one_block(task, block, fixed, own))
-        return results[::-1]
+    class Backwards(LocalPlan):
+        def half_step(
+            self, task: HalfStepTask, fixed: ArrayRows, own: ArrayRows | None
+        ) -> tuple[ArrayRows, list[BlockSums]]:
+            solved = []
+            for block in reversed(blocks[task.side]):
+                warm = None if own is None else own.array[block.first_row : block.first_row + block.n_rows]
+                solved.append(solve_one_block(task, block, prepare_fixed(parameters, task.mean, fixed.array), warm))
+            rows = np.concatenate([rows for rows, _ in reversed(solved)])
+            return self.hold(task.side, rows), [sums for _, sums in reversed(solved)]
 
-    with LocalHalfStep(problem.user_blocks, problem.item_blocks, threads=2) as local:
-        assert bits(train(layout, parameters, local)) == bits(train(layout, parameters, backwards))
+    with LocalPlan(problem.user_blocks, problem.item_blocks, parameters, threads=2) as plan:
+        in_order = bits(train(plan, parameters))
+    with Backwards(problem.user_blocks, problem.item_blocks, parameters) as plan:
+        assert bits(train(plan, parameters)) == in_order
 
 
 def test_another_process_with_many_blas_threads_gives_the_same_bits() -> None:

@@ -1,4 +1,4 @@
-"""Factors are the same bits for any partitions, any order of rows and both plans."""
+"""Factors are the same bits for any partitions, any order of rows and every plan."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.config.loader import build
+from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
-from factorlake.pipelines.fit import fit
+from factorlake.pipelines.fit import als_parameters, fit
+from factorlake.pipelines.holdout import epoch_metric
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.training import choose_plan
+from factorlake.spark.training import Validation, choose_plan, fit_pairs
 from factorlake.tables.names import Lake
+from factorlake.types import PlanName
 
 pytestmark = pytest.mark.spark
 
@@ -52,16 +55,17 @@ def bits_of(context: Context, pairs: DataFrame) -> Bits:
 
 
 @pytest.mark.parametrize("objective", ["implicit", "explicit"])
-def test_factors_are_bitwise_equal_for_any_partitions_and_both_plans(
+def test_factors_are_bitwise_equal_for_any_partitions_and_every_plan(
     spark: SparkSession, lake_root: str, objective: str
 ) -> None:
     pairs = pairs_of(spark, objective)
     local = context_of(spark, lake_root, objective=objective, plan="local", threads=2)
     broadcast = context_of(spark, lake_root, objective=objective, plan="broadcast")
+    shuffle = context_of(spark, lake_root, objective=objective, plan="shuffle")
     wanted = bits_of(local, pairs.repartition(1))
     before = str(spark.conf.get("spark.sql.shuffle.partitions"))
     try:
-        for partitions, context in ((2, local), (4, broadcast), (8, local), (13, broadcast)):
+        for partitions, context in ((2, shuffle), (4, broadcast), (8, local), (13, shuffle)):
             spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
             shuffled = pairs.repartition(partitions, F.xxhash64(F.lit(partitions), "user_id", "item_id"))
             assert bits_of(context, shuffled) == wanted, f"{partitions} partitions, plan {context.settings.train.plan}"
@@ -79,6 +83,44 @@ def test_blocks_and_factors_that_travel_with_tasks_give_the_same_bits(
     assert bits_of(broadcast, pairs_of(spark, "implicit")) == by_file
 
 
+@pytest.mark.parametrize("objective", ["implicit", "explicit"])
+def test_a_start_and_a_held_out_metric_give_the_same_bits_in_every_plan(
+    spark: SparkSession, lake_root: str, objective: str
+) -> None:
+    pairs = pairs_of(spark, objective)
+    in_future = F.pmod(F.xxhash64("user_id", "item_id"), F.lit(5)) == 0
+    known, held = pairs.where(~in_future), pairs.where(in_future)
+    # A model of some users and items; the others start as usual.
+    rng = np.random.default_rng(2)
+    ids = [f"user-{n}" for n in range(0, 211, 2)], [f"item-{n}" for n in range(0, 83, 3)]
+    users, items = (
+        spark.createDataFrame([(one, rng.normal(size=6).tolist()) for one in side], "id string, factor array<double>")
+        for side in ids
+    )
+    metric = "ndcg@10" if objective == "implicit" else "rmse"
+    found = {}
+    plans: tuple[PlanName, ...] = ("local", "broadcast", "shuffle")
+    for plan in plans:
+        context = context_of(spark, lake_root, objective=objective, plan=plan, epochs=6)
+        fitted = fit_pairs(
+            spark,
+            known,
+            als_parameters(context.settings),
+            workspace=context.lake.candidate_folder("m"),
+            plan=plan,
+            validation=Validation(epoch_metric(metric, known, held), larger_is_better=metric == "ndcg@10"),
+            start=(users, items),
+        )
+        assert fitted.plan == plan
+        model = fitted.model
+        trace = [(row.loss, row.metric) for row in model.trace]
+        found[plan] = model.users.whole().tobytes(), model.items.whole().tobytes(), trace
+        assert len({told for _, told in trace}) > 2
+        fitted.release()
+    assert found["broadcast"] == found["local"]
+    assert found["shuffle"] == found["local"]
+
+
 def test_another_seed_gives_other_factors_of_about_the_same_loss(spark: SparkSession, lake_root: str) -> None:
     pairs = pairs_of(spark, "implicit")
     one = fit(context_of(spark, lake_root, epochs=12), pairs, "m").model
@@ -91,6 +133,19 @@ def test_another_seed_gives_other_factors_of_about_the_same_loss(spark: SparkSes
 
 
 def test_the_plan_follows_master_and_memory() -> None:
-    assert choose_plan("auto", "local[2]", 1000, 1000, 10_000, 16)[0] == "local"
-    assert choose_plan("auto", "spark://host:7077", 1000, 1000, 10_000, 16)[0] == "broadcast"
-    assert choose_plan("auto", "local[2]", 10**8, 10**6, 10**10, 16)[0] == "broadcast"
+    local, cluster, small, many_ratings, many_rows = (
+        "local[2]",
+        "spark://host:7077",
+        (1000, 1000, 10_000, 16),
+        (10**6, 10**5, 10**9, 16),
+        (10**8, 10**6, 10**10, 16),
+    )
+    assert choose_plan("auto", local, True, *small)[0] == "local"
+    assert choose_plan("auto", cluster, True, *small)[0] == "broadcast"
+    assert choose_plan("auto", local, True, *many_ratings)[0] == "broadcast"
+    assert choose_plan("auto", local, True, *many_rows)[0] == "shuffle"
+    assert choose_plan("auto", cluster, True, *many_rows)[0] == "shuffle"
+    assert choose_plan("auto", cluster, False, *many_rows)[0] == "broadcast"
+    assert choose_plan("shuffle", local, True, *small)[0] == "shuffle"
+    with pytest.raises(ConfigError, match="plan broadcast"):
+        choose_plan("shuffle", cluster, False, *small)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.spark import encode, file_packing, ids
 from factorlake.spark.blocks import pack_blocks, unpack, write_blocks
 from factorlake.spark.encode import encode_to_files, encode_to_rows
-from factorlake.spark.file_packing import balanced, load_block, pack_files
+from factorlake.spark.file_packing import pack_files
 from factorlake.spark.pairs import PairRule, combine_pairs, fingerprint
+from factorlake.spark.task_farm import balanced
 from factorlake.types import RatingBlock
 
 pytestmark = pytest.mark.spark
@@ -70,12 +72,27 @@ def test_blocks_packed_in_files_are_those_packed_by_spark(spark: SparkSession, t
     wanted = packed(spark, 3, tmp_path / "table")
     (tmp_path / "files").mkdir()
     parts = encode_to_files(some_pairs(spark, 5), False, str(tmp_path / "files"))
-    found = pack_files(spark, parts, str(tmp_path / "files"), 8, AlsParameters(objective="explicit"))
+    parameters = AlsParameters(objective="explicit")
+    found = pack_files(spark, parts, str(tmp_path / "files"), 8, parameters, localized=False)
     for side in ("user", "item"):
-        assert [bytes_of(load_block(stored.path)) for stored in found.blocks[side]] == wanted[side]
+        assert [bytes_of(stored.load()) for stored in found.blocks[side]] == wanted[side]
     by_spark = ids.positions(some_pairs(spark, 2).select(F.col("user_id").alias("id")), 8)
     assert sorted(found.users.frame.collect()) == sorted(by_spark.frame.collect())
     assert np.array_equal(found.users.block_ptr, by_spark.block_ptr)
+
+
+def test_localized_blocks_are_the_same_blocks_with_neighbours_counted_among_those_they_see(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    wanted = packed(spark, 3, tmp_path / "table")
+    (tmp_path / "files").mkdir()
+    parts = encode_to_files(some_pairs(spark, 4), False, str(tmp_path / "files"))
+    found = pack_files(spark, parts, str(tmp_path / "files"), 8, AlsParameters(objective="explicit"), localized=True)
+    for side in ("user", "item"):
+        for stored, whole in zip(found.blocks[side], wanted[side], strict=True):
+            block, seen = stored.load(), stored.neighbour_rows()
+            assert np.array_equal(seen, np.unique(seen[block.neighbours]))
+            assert bytes_of(replace(block, neighbours=seen[block.neighbours])) == whole
 
 
 def test_ids_that_share_a_hash_keep_apart(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

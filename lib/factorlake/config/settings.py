@@ -275,8 +275,9 @@ class TrainSettings(Section):
     """Row solver. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
     cg_steps: int = Field(default=2, ge=1, le=64)
     """Conjugate-gradient steps per row and half step."""
-    plan: Literal["auto", "local", "broadcast"] = "auto"
-    """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side."""
+    plan: Literal["auto", "local", "broadcast", "shuffle"] = "auto"
+    """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side; shuffle: rows
+    of both sides lie in files of the root, and each task reads those its blocks need. auto picks by size."""
     threads: int = Field(default=0, ge=0)
     """Threads of the local plan; 0: as many as Spark has slots on this machine."""
     event_weights: dict[str, float] = {}

@@ -14,9 +14,11 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
+from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import Stopped, TraceRow
 from factorlake.spark.ids import Positions
-from factorlake.types import Side
+from factorlake.spark.shuffle import StoredRows
+from factorlake.types import FloatMatrix, Side
 
 BROADCAST_BYTES = 10 << 20
 """Spark's own default of spark.sql.autoBroadcastJoinThreshold: a factor frame known to be smaller is broadcast."""
@@ -55,30 +57,42 @@ def factor_frame(
     spark: SparkSession,
     known: Positions,
     kind: DataType,
-    factors: NDArray[np.float32],
-    biases: NDArray[np.float32] | None,
+    rows: ArrayRows | StoredRows,
+    rank: int,
 ) -> DataFrame:
     """Return (id, features, bias) of one side of a trained model.
 
     Parameters
     ----------
-    known : ids as text, by position of the rows of ``factors`` (n, rank) and ``biases`` (n,).
+    known : ids as text, by position of the rows.
     kind : type of the ids in the frame that was trained on: int or string.
+    rows : factors, then the bias where there is one. Rows in files stay with the workers, and so does the frame.
     """
+    if isinstance(rows, StoredRows):
+        stored = rows
+
+        def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                found = stored.at(batch["position"].to_numpy())
+                yield pa.record_batch(
+                    [batch["id"], _lists(found[:, :rank]), _bias(found, rank)], names=["id", "features", "bias"]
+                )
+
+        named = known.frame.select("id", "position").mapInArrow(read, "id string, features array<float>, bias float")
+        return named.withColumn("id", F.col("id").cast(kind)).localCheckpoint()
     table = known.frame.select(F.col("id").cast(kind).alias("id"), "position").toArrow()
-    rows = table["position"].to_numpy()
-    bias = np.zeros(len(rows), np.float32) if biases is None else biases[rows]
-    columns = {
-        "id": table["id"].combine_chunks(),
-        "features": _lists(factors[rows]),
-        "bias": pa.array(bias, pa.float32()),
-    }
+    found = rows.at(table["position"].to_numpy())
+    columns = {"id": table["id"].combine_chunks(), "features": _lists(found[:, :rank]), "bias": _bias(found, rank)}
     return spark.createDataFrame(pa.table(columns))
 
 
-def _lists(rows: NDArray[np.float32]) -> pa.Array:
+def _lists(rows: FloatMatrix) -> pa.Array:
     ends = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(np.ascontiguousarray(rows).ravel(), pa.float32()))
+
+
+def _bias(rows: FloatMatrix, rank: int) -> pa.Array:
+    return pa.array(rows[:, rank] if rows.shape[1] > rank else np.zeros(len(rows), np.float32), pa.float32())
 
 
 def matrix(features: pa.Array | pa.ChunkedArray, rank: int) -> NDArray[np.float32]:

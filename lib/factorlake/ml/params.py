@@ -9,7 +9,7 @@ from pyspark.ml.recommendation import _ALSModelParams, _ALSParams
 
 from factorlake.errors import ConfigError
 from factorlake.models.parameters import AlsParameters
-from factorlake.types import Plan, Solver
+from factorlake.types import PlanName, Solver
 
 SPARKS_INIT_SCALE = 1.0
 """Spark's initial rows have length 1. From the engine's smaller ones its explicit objective takes more epochs."""
@@ -170,7 +170,7 @@ class EstimatorParams(_ALSParams, ModelParams):
                 "the model over by ALSModel.from_spark, or set nonnegative=False"
             )
         self.cold_start()
-        for name, value, choices in (("solver", self.getSolver(), Solver), ("plan", self.getPlan(), Plan)):
+        for name, value, choices in (("solver", self.getSolver(), Solver), ("plan", self.getPlan(), PlanName)):
             if value not in get_args(choices):
                 raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(get_args(choices))}")
         implicit, weight, seed = self.getImplicitPrefs(), self.getUnobservedWeight(), self.getSeed()

@@ -305,13 +305,9 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
 
     def _factors(self, pairs: DataFrame, fitted: Fitted) -> Factors:
         spark, model = pairs.sparkSession, fitted.model
-        sides = (
-            ("user_id", fitted.users, model.user_factors, model.user_biases),
-            ("item_id", fitted.items, model.item_factors, model.item_biases),
-        )
+        sides = ("user_id", fitted.users, model.users), ("item_id", fitted.items, model.items)
         users, items = (
-            factor_frame(spark, known, pairs.schema[column].dataType, factors, biases)
-            for column, known, factors, biases in sides
+            factor_frame(spark, known, pairs.schema[column].dataType, rows, model.rank) for column, known, rows in sides
         )
         seen = pairs.select(F.col("user_id").alias("user"), F.col("item_id").alias("item"))
         return Factors(

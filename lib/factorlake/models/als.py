@@ -1,8 +1,8 @@
 """Alternating least squares: the one training loop that every plan shares.
 
-A plan is a callable that solves all blocks of one side (``half_step.HalfStep``). The loop does the rest: sums
-Gram matrices in block order, computes one eigenbasis per half step, rotates the factors block by block, keeps
-the trace, decides when to stop, and ends with the canonical form and one exact user half step.
+A plan (``plan.Plan``) holds the rows and works on them block by block. The loop does the rest: says what is done with
+a block, sums Gram matrices in block order, computes one eigenbasis per half step, keeps the trace, decides when to
+stop, and ends with the canonical form and one exact user half step.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import NumericalError
-from factorlake.kernels.gram import block_gram, eigenbasis
+from factorlake.kernels.gram import block_gram, eigenbasis, rotate_rows
 from factorlake.kernels.half_step import RowSolver
 from factorlake.kernels.initial import initial_factors
-from factorlake.types import FloatMatrix, FloatVector, Side
+from factorlake.types import FloatMatrix, Side
 
-from .canonical import canonical_items, item_gram
-from .half_step import BlockResult, HalfStep, HalfStepTask, regularization_loss
+from .canonical import canonical_turn
+from .half_step import HalfStepTask, regularization_loss
 from .parameters import AlsParameters
-from .problem import AlsProblem, SideLayout
-from .state import SideState, State, all_pairs, collect, rotate_blocks
-from .systems import explicit_system, user_system
+from .plan import NewRows, Plan, R
+from .problem import RowBlock
+from .state import SideState, State, all_pairs, side_state, solved_state
+from .systems import base_diagonal, user_system
 from .threads import single_threaded_blas
 from .trained import Snapshot, Stopped, TraceRow, TrainedModel
 from .weighting import ridge_weights
@@ -38,47 +40,40 @@ FAST_FALL = 0.01
 
 
 def train(
-    problem: AlsProblem,
+    plan: Plan[R],
     parameters: AlsParameters,
-    half_step: HalfStep,
     on_half_step: Callable[[TraceRow], None] | None = None,
-    validate: Callable[[int, Snapshot], float] | None = None,
+    validate: Callable[[int, Snapshot[R]], float] | None = None,
     larger_is_better: bool = True,
-    start: tuple[FloatMatrix, FloatMatrix] | None = None,
-) -> TrainedModel:
-    """Train a model, with the data behind ``half_step``.
+    start: tuple[R, R] | None = None,
+) -> TrainedModel[R]:
+    """Train a model on the data behind a plan.
 
     Parameters
     ----------
-    half_step : the plan; called twice per epoch, and once at the end with float64 item factors.
     on_half_step : told each trace row as it is made.
     validate : (epoch, snapshot) → held-out metric after each epoch. With it, progress is the metric's and the
         best epoch is kept; without it, progress is the objective's, which only falls, and the last epoch is
         kept.
-    start : (user_factors, item_factors) to start from, each (n, rank); None: zeros for users and draws from
-        (seed, hash of the id) for items. Biases start at zero and μ at the mean rating.
+    start : (user_factors, item_factors) to start from, each (n, rank). A row of NaN, and every row without
+        ``start``, starts at zero where it is a user's and with draws from (seed, hash of the id) where it is an
+        item's. Biases start at zero and μ at the mean rating.
 
     Raises
     ------
     NumericalError : factors or the objective are not finite, or a row cannot be solved.
     """
     with single_threaded_blas():
-        return _Training(problem, parameters, half_step, on_half_step).run(validate, larger_is_better, start)
+        return _Training(plan, parameters, on_half_step).run(validate, larger_is_better, start)
 
 
-class _Training:
+class _Training(Generic[R]):
     """One run of the loop: its inputs and the trace so far."""
 
-    def __init__(
-        self,
-        problem: AlsProblem,
-        parameters: AlsParameters,
-        half_step: HalfStep,
-        on_half_step: Callable[[TraceRow], None] | None,
-    ):
-        self.problem = problem
+    def __init__(self, plan: Plan[R], parameters: AlsParameters, on_half_step: Callable[[TraceRow], None] | None):
+        self.plan = plan
+        self.problem = plan.problem
         self.parameters = parameters
-        self.half_step = half_step
         self.on_half_step = on_half_step
         self.trace: list[TraceRow] = []
         chosen = parameters.solver
@@ -88,10 +83,10 @@ class _Training:
 
     def run(
         self,
-        validate: Callable[[int, Snapshot], float] | None,
+        validate: Callable[[int, Snapshot[R]], float] | None,
         larger_is_better: bool,
-        start: tuple[FloatMatrix, FloatMatrix] | None,
-    ) -> TrainedModel:
+        start: tuple[R, R] | None,
+    ) -> TrainedModel[R]:
         parameters = self.parameters
         state = self._start(start)
         best_state, best_epoch, best_metric = state, 0, -np.inf
@@ -131,58 +126,77 @@ class _Training:
         falls_fast = len(losses) > 1 and _relative_fall(losses) > FAST_FALL
         return self.parameters.cg_steps + int(self.parameters.solver == "auto" and falls_fast)
 
-    def _start(self, start: tuple[FloatMatrix, FloatMatrix] | None) -> State:
-        problem, parameters = self.problem, self.parameters
-        dtype = np.float64 if parameters.double_precision else np.float32
-        users = np.zeros((problem.users.n_rows, parameters.width), dtype=dtype)
-        items = np.zeros((problem.items.n_rows, parameters.width), dtype=dtype)
-        if start is None:
-            items[:, : parameters.rank] = initial_factors(
-                problem.items.hashes, parameters.rank, parameters.seed, parameters.init_scale
-            )
-        else:
-            users[:, : parameters.rank], items[:, : parameters.rank] = start
-        mean = problem.rating_sum / problem.n_obs if parameters.has_biases and problem.n_obs else 0.0
+    def _start(self, start: tuple[R, R] | None) -> State[R]:
+        problem = self.problem
+        mean = problem.rating_sum / problem.n_obs if self.parameters.has_biases and problem.n_obs else 0.0
         return State(
-            user=self._known(users, problem.users, problem.items.n_rows),
-            item=self._known(items, problem.items, problem.users.n_rows),
+            user=self._first("user", None if start is None else start[0]),
+            item=self._first("item", None if start is None else start[1]),
             mean=mean,
         )
 
-    def _known(self, rows: FloatMatrix, layout: SideLayout, n_other: int) -> SideState:
-        """Return a side's state from its rows alone; summed block by block, as half steps sum theirs."""
-        gram = np.zeros((self.parameters.width, self.parameters.width))
-        ridge_part = 0.0
-        for part in layout.slices():
-            ridge = self.parameters.regularization * ridge_weights(layout.counts[part], n_other, self.parameters)
-            ridge_part += regularization_loss(rows[part], ridge, self.parameters)
-            if self.parameters.objective == "implicit":
-                gram += block_gram(rows[part], part.start)
-        return SideState(rows, gram, ridge_part)
+    def _first(self, side: Side, given: R | None) -> SideState[R]:
+        """Return a side's first rows."""
+        parameters, n_other = self.parameters, self.problem.n_rows(_other(side))
+        dtype = np.float64 if parameters.double_precision else np.float32
 
-    def _half_step(self, epoch: int, side: Side, state: State, steps: int) -> tuple[State, TraceRow]:
+        def draw(
+            block: RowBlock, *laid_over: FloatMatrix
+        ) -> tuple[FloatMatrix, tuple[NDArray[np.float64] | None, float]]:
+            rows = np.zeros((block.n_rows, parameters.width), dtype=dtype)
+            own = rows[:, : parameters.rank]
+            if side == "item":
+                own[:] = initial_factors(block.hashes, parameters.rank, parameters.seed, parameters.init_scale)
+            for factors in laid_over:
+                known = ~np.isnan(factors).all(axis=1)
+                own[known] = factors[known]
+            gram = block_gram(rows, block.first_row) if parameters.objective == "implicit" else None
+            return rows, (gram, _ridge_part(block, rows, n_other, parameters))
+
+        rows, told = self.plan.map_rows(side, draw, *(() if given is None else (given,)))
+        return side_state(rows, told, parameters.width)
+
+    def _half_step(self, epoch: int, side: Side, state: State[R], steps: int) -> tuple[State[R], TraceRow]:
         began = time.perf_counter()
-        other: Side = "item" if side == "user" else "user"
-        own, fixed = state.side(side), state.side(other)
+        own, fixed = state.side(side), state.side(_other(side))
         before = all_pairs(own, fixed, self.parameters)
+        eigenvalues = np.zeros(self.parameters.width)
         if self.parameters.objective == "implicit":
-            own, fixed, task, factors = self._implicit_task(side, other, own, fixed, steps)
-        else:
-            task, factors = self._explicit_task(side, state, fixed, steps)
-        results = self.half_step(task, factors, None if self.solver == "exact" else own.rows)
-        solved = collect(results)
+            # Turn both sides into the eigenbasis of the fixed side's Gram matrix, where it is diagonal.
+            basis, eigenvalues = eigenbasis(fixed.gram)
+            turn = _turned(basis)
+            rows, _ = self.plan.map_rows(_other(side), turn, fixed.rows)
+            fixed = replace(fixed, rows=rows, gram=np.diag(eigenvalues))
+            if self.solver != "exact":
+                own = replace(own, rows=self.plan.map_rows(side, turn, own.rows)[0])
+        task = HalfStepTask(
+            side=side,
+            parameters=self.parameters,
+            n_other=self.problem.n_rows(_other(side)),
+            base_diagonal=base_diagonal(self.parameters, eigenvalues),
+            solver=self.solver,
+            steps=steps,
+            mean=state.mean,
+        )
+        rows, sums = self.plan.half_step(task, fixed.rows, None if self.solver == "exact" else own.rows)
+        solved = solved_state(rows, sums, self.parameters.width)
         known = solved if self.solver == "exact" else own
         pairs = all_pairs(solved, fixed, self.parameters) if self.solver == "exact" else before
-        observed = sum(result.observed_loss for result in results)
+        observed = sum(one.observed_loss for one in sums)
         ridge_part = known.regularization_loss + fixed.regularization_loss
         mean = state.mean
         if side == "item" and self.parameters.has_biases and self.problem.n_obs:
-            mean += self._mean_residual(task, factors, solved, results) / self.problem.n_obs
+            if self.solver != "exact":
+                _, sums_after = self.plan.half_step(replace(task, solver="residual"), fixed.rows, solved.rows)
+            else:
+                sums_after = sums
+            # Σ (r − prediction) after the half step, whose mean is what μ lacks.
+            mean += sum(one.residual_sum for one in sums_after) / self.problem.n_obs
         new = State(
             user=solved if side == "user" else fixed,
             item=solved if side == "item" else fixed,
             mean=mean,
-            jitters=state.jitters + sum(result.jitters for result in results),
+            jitters=state.jitters + sum(one.jitters for one in sums),
         )
         row = TraceRow(
             epoch=epoch,
@@ -200,75 +214,31 @@ class _Training:
             )
         return new, row
 
-    def _implicit_task(
-        self, side: Side, other: Side, own: SideState, fixed: SideState, steps: int
-    ) -> tuple[SideState, SideState, HalfStepTask, FloatMatrix]:
-        """Turn both sides into the eigenbasis of the fixed side's Gram matrix, where it is diagonal."""
-        basis, eigenvalues = eigenbasis(fixed.gram)
-        fixed = replace(
-            fixed, rows=rotate_blocks(fixed.rows, self.problem.side(other), basis), gram=np.diag(eigenvalues)
-        )
-        if self.solver != "exact":
-            own = replace(own, rows=rotate_blocks(own.rows, self.problem.side(side), basis))
-        task = self._task(side, self.parameters.alpha0 * eigenvalues, None, steps)
-        return own, fixed, task, fixed.rows
+    def _snapshot(self, state: State[R]) -> Snapshot[R]:
+        return Snapshot(state.user.rows, state.item.rows, self.parameters.rank, state.mean)
 
-    def _explicit_task(
-        self, side: Side, state: State, fixed: SideState, steps: int
-    ) -> tuple[HalfStepTask, FloatMatrix]:
-        """Append a constant 1 to the fixed factors, so that the row's bias is one more unknown."""
-        base, factors, offset = explicit_system(self.parameters, fixed.rows, state.mean)
-        return self._task(side, base, offset, steps), factors
-
-    def _task(
-        self, side: Side, base_diagonal: NDArray[np.float64], offset: FloatVector | None, steps: int
-    ) -> HalfStepTask:
-        other: Side = "item" if side == "user" else "user"
-        return HalfStepTask(
-            side=side,
-            parameters=self.parameters,
-            n_other=self.problem.side(other).n_rows,
-            base_diagonal=base_diagonal,
-            solver=self.solver,
-            steps=steps,
-            offset=offset,
-        )
-
-    def _mean_residual(
-        self, task: HalfStepTask, factors: FloatMatrix, solved: SideState, results: Sequence[BlockResult]
-    ) -> float:
-        """Return Σ (r − prediction) after the half step, whose mean is what μ lacks."""
-        if self.solver != "exact":
-            results = self.half_step(replace(task, solver="residual"), factors, solved.rows)
-        return sum(result.residual_sum for result in results)
-
-    def _snapshot(self, state: State) -> Snapshot:
-        rank, biases = self.parameters.rank, self.parameters.has_biases
-        return Snapshot(
-            user_factors=state.user.rows[:, :rank],
-            item_factors=state.item.rows[:, :rank],
-            user_biases=state.user.rows[:, rank] if biases else None,
-            item_biases=state.item.rows[:, rank] if biases else None,
-            mean=state.mean,
-        )
-
-    def _finish(self, state: State, epoch: int, stopped: Stopped, jitters: int) -> TrainedModel:
+    def _finish(self, state: State[R], epoch: int, stopped: Stopped, jitters: int) -> TrainedModel[R]:
         """Bring the kept state into canonical form, then solve every user for the rounded item factors."""
         began = time.perf_counter()
         parameters, problem, rank = self.parameters, self.problem, self.parameters.rank
-        items = np.array(state.item.rows, dtype=np.float32)
-        items[:, :rank] = canonical_items(state.user.rows, state.item.rows, problem.users, problem.items, parameters)
-        item_factors = np.ascontiguousarray(items[:, :rank])
-        item_biases = np.ascontiguousarray(items[:, rank]) if parameters.has_biases else None
-        gram = item_gram(item_factors, problem.items)
-        system = user_system(parameters, item_factors, item_biases, state.mean, gram, problem.items.n_rows)
-        results = self.half_step(system.task, system.factors, None)
-        solved = collect(results)
-        users = system.restore(solved.rows)
-        fixed = self._known(items, problem.items, problem.users.n_rows)
-        fixed = replace(fixed, gram=np.diag(system.eigenvalues))
-        pairs = all_pairs(solved, fixed, parameters)
-        observed = sum(result.observed_loss for result in results)
+        turn = canonical_turn(self.plan, state.user.rows, state.item.rows, parameters)
+
+        def round_once(block: RowBlock, rows: FloatMatrix) -> tuple[FloatMatrix, tuple[NDArray[np.float64], float]]:
+            rounded = np.array(rows, dtype=np.float32)
+            rounded[:, :rank] = rotate_rows(rows[:, :rank], turn)
+            gram = block_gram(rounded[:, :rank], block.first_row)
+            return rounded, (gram, _ridge_part(block, rounded, problem.n_users, parameters))
+
+        items, told = self.plan.map_rows("item", round_once, state.item.rows)
+        fixed = side_state(items, told, rank)
+        gram = fixed.gram
+        system = user_system(parameters, state.mean, gram, problem.n_items)
+        turned, _ = self.plan.map_rows("item", lambda _, rows: (system.turn(rows), None), items)
+        solved_rows, sums = self.plan.half_step(system.task, turned, None)
+        users, _ = self.plan.map_rows("user", lambda _, rows: (system.restore(rows), None), solved_rows)
+        solved = solved_state(solved_rows, sums, parameters.width)
+        pairs = all_pairs(solved, replace(fixed, gram=np.diag(system.eigenvalues)), parameters)
+        observed = sum(one.observed_loss for one in sums)
         ridge_part = solved.regularization_loss + fixed.regularization_loss
         self._tell(
             TraceRow(
@@ -283,16 +253,15 @@ class _Training:
             )
         )
         return TrainedModel(
-            user_factors=np.ascontiguousarray(users[:, :rank]),
-            item_factors=item_factors,
-            user_biases=np.ascontiguousarray(users[:, rank]) if parameters.has_biases else None,
-            item_biases=item_biases,
+            users=users,
+            items=items,
+            rank=rank,
             mean=state.mean,
             item_gram=gram,
             trace=tuple(self.trace),
             epochs=epoch,
             stopped=stopped,
-            jitters=jitters + sum(result.jitters for result in results),
+            jitters=jitters + sum(one.jitters for one in sums),
         )
 
     def _tell(self, row: TraceRow) -> None:
@@ -307,6 +276,24 @@ class _Training:
         )
         if self.on_half_step is not None:
             self.on_half_step(row)
+
+
+def _other(side: Side) -> Side:
+    return "item" if side == "user" else "user"
+
+
+def _ridge_part(block: RowBlock, rows: FloatMatrix, n_other: int, parameters: AlsParameters) -> float:
+    ridge = parameters.regularization * ridge_weights(block.counts, n_other, parameters)
+    return regularization_loss(rows, ridge, parameters)
+
+
+def _turned(basis: NDArray[np.float64]) -> NewRows[None]:
+    """Return rows·Q, one matrix product per logical block, since BLAS results depend on shapes."""
+
+    def turn(_: RowBlock, rows: FloatMatrix) -> tuple[FloatMatrix, None]:
+        return rows @ basis.astype(rows.dtype), None
+
+    return turn
 
 
 def _relative_fall(losses: Sequence[float]) -> float:

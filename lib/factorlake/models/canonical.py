@@ -1,4 +1,8 @@
-"""The canonical form: of all rotations that score the same, the one in which XᵀW_uX is diagonal."""
+"""The canonical form: of all rotations that score the same, the one in which XᵀW_uX is diagonal.
+
+Signs: the entry of largest magnitude in each item column is positive. X·Y is the same for every rotation of both, so
+the rotation is a choice of names; this one is a function of the products alone (where the eigenvalues differ).
+"""
 
 from __future__ import annotations
 
@@ -9,40 +13,26 @@ from factorlake.kernels.gram import block_gram, column_signs, eigenbasis, rotate
 from factorlake.types import FloatMatrix
 
 from .parameters import AlsParameters
-from .problem import SideLayout
+from .plan import Plan, R
+from .problem import RowBlock
 from .weighting import ridge_weights
 
 
-def canonical_items(
-    users: FloatMatrix,
-    items: FloatMatrix,
-    user_layout: SideLayout,
-    item_layout: SideLayout,
-    parameters: AlsParameters,
-) -> NDArray[np.float32]:
-    """Return the item factors rotated so that XᵀW_uX is diagonal, descending, rounded once to float32.
+def canonical_turn(plan: Plan[R], users: R, items: R, parameters: AlsParameters) -> NDArray[np.float64]:
+    """Return B (rank, rank): item rows times B are canonical."""
+    rank, n_items = parameters.rank, plan.problem.n_items
 
-    Signs: the entry of largest magnitude in each column is positive. X·Y is the same for every rotation of
-    both, so the rotation is a choice of names; this one is a function of the products alone (where the
-    eigenvalues differ).
+    def weigh(block: RowBlock, rows: FloatMatrix) -> NDArray[np.float64]:
+        return block_gram(rows[:, :rank], block.first_row, ridge_weights(block.counts, n_items, parameters))
 
-    Parameters
-    ----------
-    users, items : (n, at least rank) rows; columns after the rank (biases) are left out.
-    """
-    rank = parameters.rank
     weighed = np.zeros((rank, rank))
-    for part in user_layout.slices():
-        weights = ridge_weights(user_layout.counts[part], item_layout.n_rows, parameters)
-        weighed += block_gram(users[part, :rank], part.start, weights)
+    for part in plan.look("user", weigh, users):
+        weighed += part
     basis, _ = eigenbasis(weighed)
-    rotated = rotate_rows(items[:, :rank], basis)
-    return (rotated * column_signs(rotated)).astype(np.float32)
 
+    def largest(_: RowBlock, rows: FloatMatrix) -> NDArray[np.float64]:
+        turned = rotate_rows(rows[:, :rank], basis)
+        return turned[np.abs(turned).argmax(axis=0), np.arange(rank)]
 
-def item_gram(item_factors: FloatMatrix, layout: SideLayout) -> NDArray[np.float64]:
-    """Return YᵀY (rank, rank), summed over the logical blocks in block order."""
-    gram = np.zeros((item_factors.shape[1], item_factors.shape[1]))
-    for part in layout.slices():
-        gram += block_gram(item_factors[part], part.start)
-    return gram
+    # The largest of each block's largest, the first of equals: what one search over all rows finds.
+    return basis * column_signs(np.array(plan.look("item", largest, items)).reshape(-1, rank))

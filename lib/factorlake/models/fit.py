@@ -14,9 +14,9 @@ from factorlake.types import FloatVector, RatingBlock
 
 from .als import train
 from .blocks import order_ids, pack_positions
-from .half_step import LocalHalfStep
+from .local_plan import LocalPlan
 from .parameters import AlsParameters
-from .problem import describe
+from .plan import ArrayRows
 from .threads import single_threaded_blas
 from .trained import TrainedModel
 
@@ -27,7 +27,7 @@ class FittedAls:
 
     user_ids: list[str]
     item_ids: list[str]
-    model: TrainedModel
+    model: TrainedModel[ArrayRows]
     seen_ptr: NDArray[np.int64]
     seen_items: NDArray[np.int32]
 
@@ -129,8 +129,8 @@ def fit_als(
     """
     packed = pack_ratings(user_ids, item_ids, values, parameters)
     user_blocks, item_blocks = packed.user_blocks, packed.item_blocks
-    with LocalHalfStep(user_blocks, item_blocks, threads) as half_step:
-        model = train(describe(user_blocks, item_blocks, parameters), parameters, half_step)
+    with LocalPlan(user_blocks, item_blocks, parameters, threads) as plan:
+        model = train(plan, parameters)
     seen_ptr = np.zeros(len(packed.user_ids) + 1, np.int64)
     np.cumsum(np.concatenate([np.diff(block.row_ptr) for block in user_blocks]), out=seen_ptr[1:])
     return FittedAls(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factorlake.types import RatingBlock
+from factorlake.types import FloatMatrix, FloatVector, RatingBlock
 
-from .half_step import solve_one_block
+from .half_step import Fixed, prepare_fixed, solve_one_block
 from .systems import UserSystem
 
 
@@ -21,11 +21,18 @@ class FoldedRows:
     biases: NDArray[np.float32] | None
 
 
+def turned_items(system: UserSystem, factors: FloatMatrix, biases: FloatVector | None) -> Fixed:
+    """Return a model's items, factors (n_items, rank) and biases (n_items,) or None, as its user systems see them."""
+    rows = factors if biases is None else np.concatenate([factors, biases[:, None]], axis=1)
+    return prepare_fixed(system.task.parameters, system.task.mean, np.ascontiguousarray(system.turn(rows)))
+
+
 def fold_in_rows(
     row_ptr: NDArray[np.int64],
     neighbours: NDArray[np.int32],
     values: NDArray[np.float32] | None,
     system: UserSystem,
+    items: Fixed,
 ) -> FoldedRows:
     """Return each row's exact solution in float64, rounded once to float32.
 
@@ -36,7 +43,8 @@ def fold_in_rows(
     ----------
     row_ptr, neighbours, values : the rows' ratings; neighbours are positions of the model's items, ascending
         within a row. A row without ratings gets zeros. values None: every rating is 1.
-    system : from `user_system`, made once for any number of rows: it rotates all items.
+    system : from `user_system`.
+    items : `turned_items`, made once for any number of rows.
 
     Raises
     ------
@@ -44,7 +52,8 @@ def fold_in_rows(
     """
     parameters = system.task.parameters
     block = RatingBlock(0, row_ptr, neighbours, values, np.zeros(len(row_ptr) - 1, np.int64))
-    rows = system.restore(solve_one_block(system.task, block, system.factors, None).factors)
+    solved, _ = solve_one_block(system.task, block, items, None)
+    rows = system.restore(solved)
     rank = parameters.rank
     biases = np.ascontiguousarray(rows[:, rank]) if parameters.has_biases else None
     return FoldedRows(np.ascontiguousarray(rows[:, :rank]), biases)

@@ -1,11 +1,8 @@
-"""One half step over the blocks of one side: what every plan runs, and the plan of one machine."""
+"""One half step over one block: what every plan runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,29 +29,46 @@ class HalfStepTask:
     """(width,) the part of D that all rows share."""
     solver: RowSolver
     steps: int
-    offset: FloatVector | None
-    """(rows of the fixed side,) μ + the other side's bias, or None."""
+    mean: float
+    """μ, which the targets of a model with biases are less; else 0."""
 
 
 @dataclass(frozen=True)
-class BlockResult:
-    """What a half step gives back for one block. Sums over blocks are taken in block order."""
+class Fixed:
+    """The fixed side's rows as a block is solved against them: all of them, or those that the block sees."""
 
     factors: FloatMatrix
-    """(n_rows, width)."""
+    """(n, width); its precision is the solve's."""
+    offset: FloatVector | None
+    """(n,) what each target is less: μ + the row's bias; None without biases."""
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """What a half step tells of one block. Sums over blocks are taken in block order."""
+
     observed_loss: float
     """Of the state before under cg and residual, after under exact."""
     residual_sum: float
     """Σ (t − prediction) of that same state."""
     regularization_loss: float
-    """Ridge of ``factors``."""
+    """Ridge of the solved rows."""
     gram: NDArray[np.float64] | None
-    """(width, width) Gram matrix of ``factors``; None for the explicit objective, which needs none."""
+    """(width, width) Gram matrix of the solved rows; None for the explicit objective, which needs none."""
     jitters: int
 
 
-HalfStep = Callable[[HalfStepTask, FloatMatrix, FloatMatrix | None], Sequence[BlockResult]]
-"""A plan: (task, fixed side's factors, solved side's present factors or None) → results in block order."""
+def prepare_fixed(parameters: AlsParameters, mean: float, rows: FloatMatrix) -> Fixed:
+    """Return rows of the fixed side (n, width), in the basis of the half step, as row systems see them.
+
+    With biases the fixed row becomes (f, 1), so that the solved row's bias is one more unknown; the fixed row's own
+    bias and μ move into the target. Row by row: some of the rows give what all of them give.
+    """
+    if not parameters.has_biases:
+        return Fixed(rows, None)
+    factors = np.array(rows)
+    factors[:, parameters.rank] = 1
+    return Fixed(factors, mean + rows[:, parameters.rank].astype(np.float64))
 
 
 def ridge_mask(parameters: AlsParameters) -> NDArray[np.float64]:
@@ -73,14 +87,14 @@ def regularization_loss(factors: FloatMatrix, ridge: FloatVector, parameters: Al
 
 
 def solve_one_block(
-    task: HalfStepTask, block: RatingBlock, fixed: FloatMatrix, warm: FloatMatrix | None
-) -> BlockResult:
-    """Solve the rows of one block. A pure function: every plan calls it with the same arrays and gets the
-    same bits.
+    task: HalfStepTask, block: RatingBlock, fixed: Fixed, warm: FloatMatrix | None
+) -> tuple[FloatMatrix, BlockSums]:
+    """Solve the rows of one block; return them (n_rows, width) and what the loop adds up. A pure function: every plan
+    calls it with the same numbers and gets the same bits.
 
     Parameters
     ----------
-    fixed : (rows of the other side, width), already rotated or augmented; its precision is the solve's.
+    block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows; None where the solver is exact.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).
@@ -98,53 +112,20 @@ def solve_one_block(
         neighbours=block.neighbours,
         confidence=confidence,
         target=target,
-        factors=fixed,
+        factors=fixed.factors,
         warm=warm,
         base_diagonal=task.base_diagonal,
         ridge=ridge,
         mask=ridge_mask(parameters),
         solver=task.solver,
         steps=task.steps,
-        offset=task.offset,
+        offset=fixed.offset,
         first_row=block.first_row,
     )
-    return BlockResult(
-        factors=solved.factors,
+    return solved.factors, BlockSums(
         observed_loss=solved.observed_loss,
         residual_sum=solved.residual_sum,
         regularization_loss=regularization_loss(solved.factors, ridge, parameters),
         gram=block_gram(solved.factors, block.first_row) if parameters.objective == "implicit" else None,
         jitters=solved.jitters,
     )
-
-
-class LocalHalfStep:
-    """The plan of one machine: blocks in memory, one thread per block at a time.
-
-    Use as a context manager, so that the threads end with the training.
-    """
-
-    def __init__(self, user_blocks: Sequence[RatingBlock], item_blocks: Sequence[RatingBlock], threads: int = 1):
-        self._blocks: dict[Side, Sequence[RatingBlock]] = {"user": user_blocks, "item": item_blocks}
-        self._pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="half-step")
-
-    def __call__(self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
-        blocks = self._blocks[task.side]
-
-        def solve(position: int) -> BlockResult:
-            block = blocks[position]
-            own = None if warm is None else warm[block.first_row : block.first_row + block.n_rows]
-            return solve_one_block(task, block, fixed, own)
-
-        # The largest blocks first, so that no thread starts one when the others are done.
-        order = sorted(range(len(blocks)), key=lambda position: -blocks[position].n_obs)
-        running = {position: self._pool.submit(solve, position) for position in order}
-        return [running[position].result() for position in range(len(blocks))]
-
-    def __enter__(self) -> LocalHalfStep:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)

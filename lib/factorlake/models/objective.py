@@ -11,9 +11,8 @@ from factorlake.kernels.half_step import solve_block
 from factorlake.kernels.objective import all_pairs_loss
 from factorlake.types import FloatMatrix, FloatVector, RatingBlock
 
-from .half_step import regularization_loss
+from .half_step import prepare_fixed, regularization_loss
 from .parameters import AlsParameters
-from .systems import explicit_system
 from .weighting import confidence_and_target, ridge_counts, ridge_weights
 
 
@@ -38,10 +37,8 @@ def objective_value(
     users, items = _rows(user_factors, user_biases), _rows(item_factors, item_biases)
     total = 0.0
     if parameters.objective == "implicit":
-        fixed, offset = items, None
         total += all_pairs_loss(gram_matrix(users), gram_matrix(items), parameters.alpha0)
-    else:
-        _, fixed, offset = explicit_system(parameters, items, mean)
+    fixed = prepare_fixed(parameters, mean, items)
     unused = np.zeros(parameters.width)
     for blocks, rows, n_other in ((user_blocks, users, len(items)), (item_blocks, items, len(users))):
         for block in blocks:
@@ -56,13 +53,13 @@ def objective_value(
                     block.neighbours,
                     confidence,
                     target,
-                    fixed,
+                    fixed.factors,
                     own,
                     unused,
                     ridge,
                     unused,
                     "residual",
-                    offset=offset,
+                    offset=fixed.offset,
                 ).observed_loss
     return total
 

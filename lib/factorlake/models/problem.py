@@ -1,8 +1,8 @@
-"""What the training loop knows of the data: sizes and blocks, not the ratings."""
+"""What training knows of the data beside the ratings: sizes, and what each block's rows are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,15 +16,28 @@ from .weighting import ridge_counts
 
 
 @dataclass(frozen=True)
-class SideLayout:
-    """One side's rows: how they are cut into logical blocks, and what the loop needs of each row."""
+class RowBlock:
+    """The rows of one logical block of one side: all that is known of them but their numbers."""
 
-    block_ptr: NDArray[np.int64]
-    """(n_blocks + 1,) positions where blocks start; the last is the number of rows."""
+    first_row: int
     hashes: NDArray[np.int64]
     """(n_rows,) 64-bit hashes of the ids, which seed the initial factors."""
     counts: NDArray[np.int64]
     """(n_rows,) n of each row, as ``weighting.ridge_counts`` gives it."""
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.hashes)
+
+
+@dataclass(frozen=True)
+class SideLayout:
+    """One side's rows in memory, cut into logical blocks."""
+
+    block_ptr: NDArray[np.int64]
+    """(n_blocks + 1,) positions where blocks start; the last is the number of rows."""
+    hashes: NDArray[np.int64]
+    counts: NDArray[np.int64]
 
     @classmethod
     def of_blocks(cls, hashes: Sequence[NDArray[np.int64]], counts: Sequence[NDArray[np.int64]]) -> SideLayout:
@@ -37,44 +50,33 @@ class SideLayout:
     def n_rows(self) -> int:
         return int(self.block_ptr[-1])
 
-    def slices(self) -> list[slice]:
-        """Return the rows of each block, in block order."""
-        return [slice(first, last) for first, last in pairwise(self.block_ptr.tolist())]
+    def blocks(self) -> Iterator[RowBlock]:
+        """Yield the blocks in order."""
+        for first, last in pairwise(self.block_ptr.tolist()):
+            yield RowBlock(first, self.hashes[first:last], self.counts[first:last])
 
 
 @dataclass(frozen=True)
 class AlsProblem:
-    """Sizes and layouts of one training run."""
+    """Sizes of one training run."""
 
-    users: SideLayout
-    items: SideLayout
+    n_users: int
+    n_items: int
     n_obs: int
     rating_sum: float
     """Σ r over all observations, the start of μ; used with biases only."""
 
-    def side(self, side: Side) -> SideLayout:
-        return self.users if side == "user" else self.items
+    def n_rows(self, side: Side) -> int:
+        return self.n_users if side == "user" else self.n_items
 
 
-def describe(
-    user_blocks: Sequence[RatingBlock], item_blocks: Sequence[RatingBlock], parameters: AlsParameters
-) -> AlsProblem:
-    """Return the problem that blocks held in memory make.
-
-    Blocks must be in order of ``first_row`` and cover each side's rows without a gap.
-    """
-    rating_sum = 0.0
-    for block in user_blocks:
-        rating_sum += float(block.n_obs if block.values is None else np.sum(block.values, dtype=np.float64))
-    return AlsProblem(
-        users=_layout(user_blocks, parameters),
-        items=_layout(item_blocks, parameters),
-        n_obs=sum(block.n_obs for block in user_blocks),
-        rating_sum=rating_sum,
-    )
-
-
-def _layout(blocks: Sequence[RatingBlock], parameters: AlsParameters) -> SideLayout:
+def layout_of(blocks: Sequence[RatingBlock], parameters: AlsParameters) -> SideLayout:
+    """Return the layout of one side's blocks, which are in order of ``first_row`` and cover its rows without a gap."""
     return SideLayout.of_blocks(
         [block.hashes for block in blocks], [ridge_counts(block, parameters) for block in blocks]
     )
+
+
+def rating_sum(block: RatingBlock) -> float:
+    """Return Σ r over one block. The sum of a side is taken over its blocks in block order."""
+    return float(block.n_obs if block.values is None else np.sum(block.values, dtype=np.float64))

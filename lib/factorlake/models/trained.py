@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.types import FloatMatrix, FloatVector, Side
+
+from .plan import R
 
 Stopped = Literal["epochs", "objective", "metric"]
 
@@ -34,28 +37,50 @@ class TraceRow:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """The model in the middle of training, for a held-out metric. Any rotation of it scores the same."""
+class Snapshot(Generic[R]):
+    """The model in the middle of training, for a held-out metric. Any rotation of it scores the same.
 
-    user_factors: FloatMatrix
-    item_factors: FloatMatrix
-    user_biases: FloatVector | None
-    item_biases: FloatVector | None
+    Rows are (factors, then the bias where there is one). The arrays bring all rows of a side into memory, which not
+    every plan can afford: ``users.blocks()`` and ``users.at(positions)`` bring some.
+    """
+
+    users: R
+    items: R
+    rank: int
     mean: float
+
+    @cached_property
+    def user_factors(self) -> FloatMatrix:
+        """(n_users, rank)."""
+        return np.ascontiguousarray(self.users.whole()[:, : self.rank])
+
+    @cached_property
+    def item_factors(self) -> FloatMatrix:
+        """(n_items, rank)."""
+        return np.ascontiguousarray(self.items.whole()[:, : self.rank])
+
+    @cached_property
+    def user_biases(self) -> FloatVector | None:
+        """(n_users,), or None in a model without biases."""
+        return self._biases(self.users)
+
+    @cached_property
+    def item_biases(self) -> FloatVector | None:
+        """(n_items,), or None in a model without biases."""
+        return self._biases(self.items)
+
+    def _biases(self, held: R) -> FloatVector | None:
+        rows = held.whole()
+        return np.ascontiguousarray(rows[:, self.rank]) if rows.shape[1] > self.rank else None
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """Factors in canonical form: XᵀW_uX diagonal before the last user half step, signs fixed.
+class TrainedModel(Snapshot[R]):
+    """Rows in float32 and in canonical form: XᵀW_uX diagonal before the last user half step, signs fixed.
 
     Each user row solves its own system for the published item factors exactly.
     """
 
-    user_factors: NDArray[np.float32]
-    item_factors: NDArray[np.float32]
-    user_biases: NDArray[np.float32] | None
-    item_biases: NDArray[np.float32] | None
-    mean: float
     item_gram: NDArray[np.float64]
     """(rank, rank) YᵀY of the item factors as they stand here: fold-in needs it."""
     trace: tuple[TraceRow, ...]

@@ -173,8 +173,7 @@ def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange)
     """Train a model of its own on the known part of a split that is not by time."""
     fitted = fit(context, known, version)
     model = fitted.model
-    biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
-    frame = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
+    frame = item_factors_frame(fitted, exchange, known)
     items = load_items(frame, exchange, model.mean)
     fitted.release()
     return Judged(items, model.item_gram, fitted.parameters, fitted.items.n_ids)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame, Window
@@ -11,12 +12,15 @@ from pyspark.sql import functions as F
 
 from factorlake.evaluation.ranking import ranking_metrics
 from factorlake.kernels.top_k import top_k
+from factorlake.models.plan import Rows
 from factorlake.models.trained import Snapshot
 from factorlake.spark.ids import Positions
+from factorlake.types import FloatMatrix
 
 # Users that the metric of an epoch looks at: enough for a steady curve, few enough to cost little beside the epoch.
 VALIDATION_USERS = 2_000
 VALIDATION_K = 10
+ITEMS_AT_ONCE = 50_000
 
 
 def cutoff_of(newest: datetime | None, holdout_days: float | None) -> datetime | None:
@@ -59,14 +63,14 @@ def chosen_by_hash(frame: DataFrame, n: int, total: int) -> DataFrame:
 
 def epoch_metric(
     metric: str, known: DataFrame, held: DataFrame
-) -> Callable[[Positions, Positions], Callable[[int, Snapshot], float]]:
+) -> Callable[[Positions, Positions], Callable[[int, Snapshot[Any]], float]]:
     """Return what makes the held-out metric of an epoch: NDCG@10 or RMSE of held-out pairs.
 
     known, held : (user_id, item_id, value) pairs before and after the split. Users and items without a position are
     left out, and so are pairs that were known before.
     """
 
-    def with_positions(users: Positions, items: Positions) -> Callable[[int, Snapshot], float]:
+    def with_positions(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
         u = users.frame.select(F.col("id").alias("user_id"), F.col("position").alias("u"))
         i = items.frame.select(F.col("id").alias("item_id"), F.col("position").alias("i"))
         sampled = chosen_by_hash(held, VALIDATION_USERS, users.n_ids)
@@ -81,13 +85,11 @@ def epoch_metric(
         truth_ptr, truth_items = _by_row(judged, truth_u, truth_i)
         seen_ptr, seen_items = _by_row(judged, seen["u"].to_numpy(), seen["i"].to_numpy())
 
-        def ndcg(_: int, model: Snapshot) -> float:
+        def ndcg(_: int, model: Snapshot[Any]) -> float:
             if not len(judged):
                 return 0.0
-            ties = np.arange(len(model.item_factors), dtype=np.int64)
-            users_now = np.ascontiguousarray(model.user_factors[judged], np.float32)
-            items_now = np.ascontiguousarray(model.item_factors, np.float32)
-            lists, _scores = top_k(users_now, items_now, VALIDATION_K, seen_ptr, seen_items, ties)
+            users_now = model.users.at(judged)[:, : model.rank]
+            lists = _best_by_blocks(users_now, model.items, model.rank, seen_ptr, seen_items)
             return float(np.mean(ranking_metrics(lists, truth_ptr, truth_items, VALIDATION_K)[f"ndcg@{VALIDATION_K}"]))
 
         return ndcg
@@ -106,9 +108,47 @@ def _by_row(rows: np.ndarray, owner: np.ndarray, items: np.ndarray) -> tuple[np.
     return row_ptr, items[kept][order].astype(np.int32)
 
 
-def _rmse(model: Snapshot, users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> float:
-    predicted = np.einsum("nk,nk->n", model.user_factors[users], model.item_factors[items], dtype=np.float64)
-    predicted += model.mean
-    if model.user_biases is not None and model.item_biases is not None:
-        predicted += model.user_biases[users] + model.item_biases[items]
+def _best_by_blocks(
+    users: FloatMatrix, items: Rows, rank: int, seen_ptr: np.ndarray, seen_items: np.ndarray
+) -> np.ndarray:
+    """Return each user's best VALIDATION_K items by position, −1 where there are fewer; ties by position.
+
+    The items come block by block, so that no more than some of them need be in memory; scores do not depend on it.
+    """
+    n_users = len(users)
+    best, scores = np.empty((n_users, 0), np.int64), np.empty((n_users, 0), np.float32)
+    owner = np.repeat(np.arange(n_users), np.diff(seen_ptr))
+    first = 0
+    for rows in _joined_blocks(items):
+        last = first + len(rows)
+        of_these = (seen_items >= first) & (seen_items < last)
+        ptr = np.concatenate([[0], np.cumsum(np.bincount(owner[of_these], minlength=n_users))])
+        ties = np.arange(len(rows), dtype=np.int64)
+        found, found_scores = top_k(users, rows[:, :rank], VALIDATION_K, ptr, seen_items[of_these] - first, ties)
+        best = np.concatenate([best, np.where(found < 0, -1, found + first)], axis=1)
+        scores = np.concatenate([scores, found_scores], axis=1)
+        # Blocks come by position: of equal scores the earlier stays in front.
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :VALIDATION_K]
+        best, scores = np.take_along_axis(best, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        first = last
+    return best
+
+
+def _joined_blocks(items: Rows) -> Iterator[FloatMatrix]:
+    """Yield an item side's rows in order, several blocks at a time where they are small."""
+    waiting: list[FloatMatrix] = []
+    for rows in items.blocks():
+        waiting.append(rows)
+        if sum(len(part) for part in waiting) >= ITEMS_AT_ONCE:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _rmse(model: Snapshot[Any], users: np.ndarray, items: np.ndarray, ratings: np.ndarray) -> float:
+    x, y, rank = model.users.at(users), model.items.at(items), model.rank
+    predicted = np.einsum("nk,nk->n", x[:, :rank], y[:, :rank], dtype=np.float64) + model.mean
+    # The bias, where there is one.
+    predicted += np.sum(x[:, rank:] + y[:, rank:], axis=1)
     return float(np.sqrt(np.mean((ratings - predicted) ** 2))) if len(ratings) else 0.0

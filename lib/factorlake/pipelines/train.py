@@ -21,7 +21,7 @@ from factorlake.pipelines.fit import fit
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import selected_events, training_pairs
 from factorlake.spark.compat import keep, release
-from factorlake.spark.exchange import Exchange, Handle
+from factorlake.spark.exchange import Exchange
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
 from factorlake.spark.pairs import fingerprint
@@ -131,20 +131,23 @@ def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: d
     return Validation(epoch_metric(metric, known, held), larger_is_better=metric != "rmse")
 
 
-def item_factors_frame(fitted: Fitted, factors: Handle, biases: Handle, known: DataFrame) -> DataFrame:
-    """Return (id, factor, bias, norm, n_observed) of the trained items; each task reads its rows from the handles."""
+def item_factors_frame(fitted: Fitted, exchange: Exchange, known: DataFrame) -> DataFrame:
+    """Return (id, factor, bias, norm, n_observed) of the trained items; each task reads its rows by the exchange."""
+    items, rank = exchange.ship_rows(fitted.model.items), fitted.parameters.rank
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             position = batch["position"].to_numpy()
-            chosen = np.ascontiguousarray(factors.load()[position], np.float32)
-            offsets = pa.array(np.arange(len(position) + 1, dtype=np.int32) * chosen.shape[1])
+            found = items.at(position)
+            chosen = np.ascontiguousarray(found[:, :rank])
+            bias = np.ascontiguousarray(found[:, rank]) if found.shape[1] > rank else np.zeros(len(found), np.float32)
+            offsets = pa.array(np.arange(len(position) + 1, dtype=np.int32) * rank)
             norm = np.sqrt(np.sum(chosen.astype(np.float64) ** 2, axis=1)).astype(np.float32)
             yield pa.RecordBatch.from_arrays(
                 [
                     batch["id"],
                     pa.ListArray.from_arrays(offsets, pa.array(chosen.reshape(-1))),
-                    pa.array(np.asarray(biases.load()[position], np.float32)),
+                    pa.array(bias),
                     pa.array(norm),
                     batch["n_observed"],
                 ],
@@ -158,10 +161,9 @@ def item_factors_frame(fitted: Fitted, factors: Handle, biases: Handle, known: D
 
 def _write_factors(context: Context, fitted: Fitted, known: DataFrame, all_pairs: DataFrame, version: str) -> int:
     spark, lake, model = context.spark, context.lake, fitted.model
-    biases = model.item_biases if model.item_biases is not None else np.zeros(fitted.items.n_ids, np.float32)
     path = lake.candidate(version, "factors")
     with Exchange(spark, lake.exchange(version)) as exchange:
-        items = item_factors_frame(fitted, exchange.ship(model.item_factors), exchange.ship(biases), known)
+        items = item_factors_frame(fitted, exchange, known)
         delta_io.overwrite(
             spark, items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"], run_id=context.run_id
         )

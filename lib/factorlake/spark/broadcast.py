@@ -1,171 +1,159 @@
 """The broadcast plan: Spark tasks solve blocks against one side's factors, which every worker gets whole.
 
-The driver rotates, sums and decides exactly as in the local plan; the tasks call the same pure function on the same
-arrays. So the factors are equal bit for bit.
+The driver holds the rows of both sides and does with them what it does in the local plan; the tasks call the same pure
+function on the same arrays. So the factors are equal bit for bit.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import pickle
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.models.half_step import BlockResult, HalfStepTask, solve_one_block
+from factorlake.models.half_step import BlockSums, Fixed, HalfStepTask, prepare_fixed, solve_one_block
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import AlsProblem, SideLayout
+from factorlake.models.plan import ArrayRows, DriverRows, joined
+from factorlake.models.problem import AlsProblem, SideLayout, rating_sum
 from factorlake.models.threads import single_threaded_blas
 from factorlake.models.weighting import ridge_counts
 from factorlake.spark.blocks import unpack
-from factorlake.spark.compat import large_rows, task_slots
+from factorlake.spark.compat import large_rows
 from factorlake.spark.exchange import Exchange, Handle
-from factorlake.spark.file_packing import TASKS_PER_SLOT, StoredBlock, balanced, load_block
+from factorlake.spark.stored_blocks import StoredBlock, stored_layout
+from factorlake.spark.task_farm import mapped, run_balanced, save_array
 from factorlake.types import FloatMatrix, RatingBlock, Side
 
-log = logging.getLogger(__name__)
 
-_RESULT = (
-    "block int, factors binary, observed_loss double, residual_sum double, regularization_loss double, "
-    "gram binary, jitters int"
-)
-_LAYOUT = "side string, block int, n_obs bigint, rating_sum double, hashes binary, counts binary"
+class _Shipped(NamedTuple):
+    """What every task of a half step reads."""
 
+    factors: Handle
+    offset: Handle | None
+    own: Handle | None
 
-def describe_blocks(blocks: DataFrame, parameters: AlsParameters) -> AlsProblem:
-    """Return the sizes and layouts of packed blocks; their ratings stay with the workers."""
-
-    def describe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            sides = batch["side"].to_pylist()
-            for side, (number, block) in zip(sides, unpack(batch), strict=True):
-                ratings = block.n_obs if block.values is None else np.sum(block.values, dtype=np.float64)
-                yield pa.RecordBatch.from_pylist(
-                    [
-                        {
-                            "side": side,
-                            "block": number,
-                            "n_obs": block.n_obs,
-                            "rating_sum": float(ratings),
-                            "hashes": block.hashes.tobytes(),
-                            "counts": ridge_counts(block, parameters).astype(np.int64).tobytes(),
-                        }
-                    ],
-                    schema=pa.schema(
-                        [
-                            ("side", pa.string()),
-                            ("block", pa.int32()),
-                            ("n_obs", pa.int64()),
-                            ("rating_sum", pa.float64()),
-                            ("hashes", pa.binary()),
-                            ("counts", pa.binary()),
-                        ]
-                    ),
-                )
-
-    with large_rows(blocks.sparkSession):
-        rows = sorted(blocks.mapInArrow(describe, _LAYOUT).toArrow().to_pylist(), key=lambda row: row["block"])
-    users = [row for row in rows if row["side"] == "user"]
-    rating_sum = 0.0
-    for row in users:
-        rating_sum += row["rating_sum"]
-    return AlsProblem(
-        users=_layout(users),
-        items=_layout([row for row in rows if row["side"] == "item"]),
-        n_obs=sum(row["n_obs"] for row in users),
-        rating_sum=rating_sum,
-    )
+    def solve(self, task: HalfStepTask, block: RatingBlock) -> tuple[FloatMatrix, BlockSums]:
+        fixed = Fixed(self.factors.load(), None if self.offset is None else self.offset.load())
+        own = None if self.own is None else np.array(self.own.load()[block.first_row : block.first_row + block.n_rows])
+        with single_threaded_blas():
+            return solve_one_block(task, block, fixed, own)
 
 
-def _layout(rows: list[dict]) -> SideLayout:
-    return SideLayout.of_blocks(
-        [np.frombuffer(row["hashes"], np.int64) for row in rows],
-        [np.frombuffer(row["counts"], np.int64) for row in rows],
-    )
-
-
-class BroadcastHalfStep:
-    """Solve one side's blocks in Spark tasks.
-
-    Where workers see the workspace, a task maps its blocks and the factors from files (``blocks`` says where);
-    elsewhere blocks, rows of the table at ``path``, and factors travel with the tasks (slower, always right).
-    """
+class _BroadcastPlan(DriverRows):
+    """Ship the rows that a half step needs, and take them back when it is over."""
 
     def __init__(
-        self, spark: SparkSession, exchange: Exchange, blocks: dict[Side, list[StoredBlock]] | None, path: str
+        self, spark: SparkSession, exchange: Exchange, problem: AlsProblem, users: SideLayout, items: SideLayout
     ) -> None:
+        super().__init__(problem, users, items)
         self.spark = spark
         self.exchange = exchange
-        self.blocks = blocks
-        self.path = path
-        log.info("broadcast plan: blocks and factors travel by %s", "task" if blocks is None else "file")
 
-    def __call__(self, task: HalfStepTask, fixed: FloatMatrix, warm: FloatMatrix | None) -> Sequence[BlockResult]:
-        fixed_handle = self.exchange.ship(fixed)
-        warm_handle = None if warm is None else self.exchange.ship(warm)
+    def half_step(
+        self, task: HalfStepTask, fixed: ArrayRows, own: ArrayRows | None
+    ) -> tuple[ArrayRows, list[BlockSums]]:
+        """See ``Plan``."""
+        prepared = prepare_fixed(task.parameters, task.mean, fixed.array)
+        shipped = _Shipped(
+            self.exchange.ship(prepared.factors),
+            None if prepared.offset is None else self.exchange.ship(prepared.offset),
+            None if own is None else self.exchange.ship(own.array),
+        )
         try:
-            if self.blocks is None:
-                solved = self._with_tasks(task, fixed_handle, warm_handle)
-            else:
-                solved = self._by_file(task, self.blocks[task.side], fixed_handle, warm_handle)
-            with large_rows(self.spark):
-                rows = solved.toArrow().to_pylist()
-            results = {row["block"]: _unpack_result(row, task, fixed.dtype) for row in rows}
+            solved = self._solve(task, shipped)
         finally:
-            for handle in (fixed_handle, warm_handle):
+            for handle in shipped:
                 if handle is not None:
                     self.exchange.drop(handle)
-        return [results[block] for block in sorted(results)]
+        return self.hold(task.side, joined([rows for rows, _ in solved])), [sums for _, sums in solved]
 
-    def _by_file(self, task: HalfStepTask, blocks: list[StoredBlock], fixed: Handle, warm: Handle | None) -> DataFrame:
-        weighed = [(block, block.n_obs) for block in blocks]
-        groups = balanced(weighed, TASKS_PER_SLOT * task_slots(self.spark))
+    def _solve(self, task: HalfStepTask, shipped: _Shipped) -> list[tuple[FloatMatrix, BlockSums]]:
+        raise NotImplementedError
 
-        def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                for group in batch["id"].to_pylist():
-                    for stored in groups[group]:
-                        yield _solve(task, stored.number, load_block(stored.path), fixed, warm)
 
-        return self.spark.range(0, len(groups), 1, len(groups)).mapInArrow(solve, _RESULT)
+class FileBroadcastPlan(_BroadcastPlan):
+    """For workers that see the workspace: blocks and rows are files, mapped into memory."""
 
-    def _with_tasks(self, task: HalfStepTask, fixed: Handle, warm: Handle | None) -> DataFrame:
+    def __init__(
+        self, spark: SparkSession, exchange: Exchange, problem: AlsProblem, blocks: dict[Side, list[StoredBlock]]
+    ) -> None:
+        super().__init__(spark, exchange, problem, stored_layout(blocks["user"]), stored_layout(blocks["item"]))
+        self.blocks = blocks
+
+    def _solve(self, task: HalfStepTask, shipped: _Shipped) -> list[tuple[FloatMatrix, BlockSums]]:
+        blocks = self.blocks[task.side]
+        prefix = os.path.join(self.exchange.folder, uuid.uuid4().hex)
+
+        def solve(stored: StoredBlock) -> BlockSums:
+            rows, sums = shipped.solve(task, stored.load())
+            save_array(f"{prefix}-{stored.number}.npy", rows)
+            return sums
+
+        told = run_balanced(self.spark, [(block, block.n_obs) for block in blocks], solve)
+        files = [f"{prefix}-{block.number}.npy" for block in blocks]
+        rows = [mapped(path) for path in files]
+        for path in files:
+            # What is mapped stays readable until it is let go.
+            os.unlink(path)
+        return list(zip(rows, told, strict=True))
+
+
+class TaskBroadcastPlan(_BroadcastPlan):
+    """For workers that do not see the workspace: blocks are rows of a Delta table and factors travel with the tasks
+    (slower, always right)."""
+
+    def __init__(self, spark: SparkSession, exchange: Exchange, path: str, parameters: AlsParameters) -> None:
+        self.path = path
+        super().__init__(spark, exchange, *describe_blocks(spark, path, parameters))
+
+    def _solve(self, task: HalfStepTask, shipped: _Shipped) -> list[tuple[FloatMatrix, BlockSums]]:
         def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for number, block in unpack(batch):
-                    yield _solve(task, number, block, fixed, warm)
+                    yield _row(number, shipped.solve(task, block))
 
         blocks = self.spark.read.format("delta").load(self.path).where(F.col("side") == task.side)
-        return blocks.mapInArrow(solve, _RESULT)
+        with large_rows(self.spark):
+            rows = blocks.mapInArrow(solve, _TOLD).toArrow().to_pylist()
+        solved = {row["block"]: pickle.loads(row["told"]) for row in rows}
+        return [solved[number] for number in sorted(solved)]
 
 
-def _solve(task: HalfStepTask, number: int, block: RatingBlock, fixed: Handle, warm: Handle | None) -> pa.RecordBatch:
-    own = None if warm is None else np.array(warm.load()[block.first_row : block.first_row + block.n_rows])
-    with single_threaded_blas():
-        result = solve_one_block(task, block, fixed.load(), own)
-    return pa.RecordBatch.from_pydict(
-        {
-            "block": pa.array([number], pa.int32()),
-            "factors": pa.array([np.ascontiguousarray(result.factors).tobytes()], pa.binary()),
-            "observed_loss": pa.array([result.observed_loss], pa.float64()),
-            "residual_sum": pa.array([result.residual_sum], pa.float64()),
-            "regularization_loss": pa.array([result.regularization_loss], pa.float64()),
-            "gram": pa.array([None if result.gram is None else result.gram.tobytes()], pa.binary()),
-            "jitters": pa.array([result.jitters], pa.int32()),
-        }
+_TOLD = "block int, told binary"
+
+
+def _row(number: int, told: object) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [pa.array([number], pa.int32()), pa.array([pickle.dumps(told, protocol=5)], pa.binary())], ["block", "told"]
     )
 
 
-def _unpack_result(row: dict, task: HalfStepTask, dtype: np.dtype) -> BlockResult:
-    width = task.parameters.width
-    factors = np.frombuffer(row["factors"], dtype)
-    return BlockResult(
-        factors=factors.reshape(-1, width),
-        observed_loss=row["observed_loss"],
-        residual_sum=row["residual_sum"],
-        regularization_loss=row["regularization_loss"],
-        gram=None if row["gram"] is None else np.frombuffer(row["gram"], np.float64).reshape(width, width),
-        jitters=row["jitters"],
-    )
+def describe_blocks(
+    spark: SparkSession, path: str, parameters: AlsParameters
+) -> tuple[AlsProblem, SideLayout, SideLayout]:
+    """Return sizes and layouts of the blocks in a Delta table; their ratings stay with the workers."""
+
+    def describe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number, block in unpack(batch):
+                yield _row(number, (block.hashes, ridge_counts(block, parameters), block.n_obs, rating_sum(block)))
+
+    layouts, sizes = [], []
+    with large_rows(spark):
+        for side in ("user", "item"):
+            blocks = spark.read.format("delta").load(path).where(F.col("side") == side)
+            rows = sorted(blocks.mapInArrow(describe, _TOLD).toArrow().to_pylist(), key=lambda row: row["block"])
+            told = [pickle.loads(row["told"]) for row in rows]
+            layouts.append(SideLayout.of_blocks([one[0] for one in told], [one[1] for one in told]))
+            sizes.append(told)
+    users, items = layouts
+    total = 0.0
+    for one in sizes[0]:
+        total += one[3]
+    return AlsProblem(users.n_rows, items.n_rows, sum(one[2] for one in sizes[0]), total), users, items

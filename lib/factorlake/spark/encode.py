@@ -6,11 +6,11 @@ codes: as files of the workspace where driver and workers see it, else as binary
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from factorlake.errors import DataRefusedError
 from factorlake.kernels.initial import hash_ids
 from factorlake.kernels.packing import join_values
 from factorlake.spark.compat import large_rows
+from factorlake.spark.task_farm import mapped
 from factorlake.types import Side
 
 
@@ -65,8 +66,8 @@ class PartFile:
 
     def load(self) -> Part:
         """Return the part, mapped from its files."""
-        values = Path(f"{self.prefix}.values.npy")
-        return Part(self._side("user"), self._side("item"), mapped(values) if values.exists() else None)
+        values = f"{self.prefix}.values.npy"
+        return Part(self._side("user"), self._side("item"), mapped(values) if os.path.exists(values) else None)
 
     def remove(self) -> None:
         """Remove the part's files."""
@@ -76,12 +77,6 @@ class PartFile:
     def _side(self, side: Side) -> PartSide:
         ids, hashes, codes = (f"{self.prefix}.{side}.{name}" for name in _SIDE_FILES)
         return PartSide(load_ids(ids), mapped(hashes), mapped(codes))
-
-
-def mapped(path: str | Path) -> NDArray[Any]:
-    """Return the array of a file, mapped into memory: workers of one machine share its pages."""
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
 
 
 def save_ids(path: str, ids: pa.Array) -> None:

@@ -15,7 +15,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from factorlake.models.plan import ArrayRows
 from factorlake.spark.compat import is_local, task_slots
+from factorlake.spark.shuffle import StoredRows
+from factorlake.types import FloatMatrix
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,17 @@ class Handle:
 @lru_cache(maxsize=8)
 def _mapped(path: str) -> NDArray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@dataclass(frozen=True)
+class ShippedRows:
+    """Rows of one side that tasks may ask for by position."""
+
+    handle: Handle
+
+    def at(self, positions: NDArray[np.integer]) -> FloatMatrix:
+        """Return the rows at some positions."""
+        return self.handle.load()[positions]
 
 
 class Exchange:
@@ -67,6 +81,10 @@ class Exchange:
         path = os.path.join(self.folder, f"{uuid.uuid4().hex}.npy")
         np.save(path, array, allow_pickle=False)
         return Handle(path, None)
+
+    def ship_rows(self, rows: ArrayRows | StoredRows) -> ShippedRows | StoredRows:
+        """Make rows reachable for tasks, where they are not already."""
+        return rows if isinstance(rows, StoredRows) else ShippedRows(self.ship(rows.array))
 
     def drop(self, handle: Handle) -> None:
         """Remove a shipped file that no task will ask for again."""

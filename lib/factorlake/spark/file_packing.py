@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,29 +23,16 @@ from factorlake.errors import RepeatedPairsError
 from factorlake.kernels.packing import compress_rows, join_values, repeated_pair
 from factorlake.models.blocks import block_of
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import AlsProblem, SideLayout
+from factorlake.models.problem import AlsProblem, rating_sum
 from factorlake.models.weighting import ridge_counts
 from factorlake.spark.compat import task_slots
-from factorlake.spark.encode import Part, PartFile, PartSide, load_ids, mapped, merge_ids, save_ids
+from factorlake.spark.encode import Part, PartFile, PartSide, load_ids, merge_ids, save_ids
 from factorlake.spark.ids import Positions
-from factorlake.spark.task_farm import run_tasks
+from factorlake.spark.stored_blocks import StoredBlock, store_block
+from factorlake.spark.task_farm import TASKS_PER_SLOT, balanced, mapped, run_balanced, run_tasks, save_array, whole_file
 from factorlake.types import RatingBlock, Side
 
 SIDES: tuple[Side, Side] = ("user", "item")
-# Tasks per slot: enough that an uneven one does not leave the others idle.
-TASKS_PER_SLOT = 2
-
-Weighed = TypeVar("Weighed")
-
-
-@dataclass(frozen=True)
-class StoredBlock:
-    """Where one rating block lies."""
-
-    number: int
-    path: str
-    """The beginning of its files' names."""
-    n_obs: int
 
 
 @dataclass(frozen=True)
@@ -60,118 +45,86 @@ class PackedFiles:
     items: Positions
 
 
-def load_block(path: str) -> RatingBlock:
-    """Return a stored block, mapped into memory."""
-    values = f"{path}.values.npy"
-    return RatingBlock(
-        first_row=int(np.load(f"{path}.first_row.npy", allow_pickle=False)),
-        row_ptr=mapped(f"{path}.row_ptr.npy"),
-        neighbours=mapped(f"{path}.neighbours.npy"),
-        values=mapped(values) if os.path.exists(values) else None,
-        hashes=mapped(f"{path}.hashes.npy"),
-    )
-
-
 def pack_files(
-    spark: SparkSession, parts: Sequence[PartFile], folder: str, n_blocks: int, parameters: AlsParameters
+    spark: SparkSession,
+    parts: Sequence[PartFile],
+    folder: str,
+    n_blocks: int,
+    parameters: AlsParameters,
+    *,
+    localized: bool,
 ) -> PackedFiles:
-    """Pack encoded parts into blocks under ``folder``, which driver and workers see.
+    """Pack encoded parts into blocks under ``folder``, which driver and workers see. The parts' files are removed.
 
-    The frames of positions read the folder when they are asked: it must stay as long as they are used.
+    The frames of positions read the folder when they are asked: it must stay as long as they are used. ``localized``
+    blocks count the other side's rows among those they see (``StoredBlock.neighbour_rows``).
 
     Raises
     ------
     RepeatedPairsError : a pair occurs twice.
     """
-    n_tasks = TASKS_PER_SLOT * task_slots(spark)
     placed_folder = f"{folder}/placed"
     os.makedirs(placed_folder)
+    groups = balanced([(number, 1) for number in range(n_blocks)], TASKS_PER_SLOT * task_slots(spark))
     block_ptr: dict[Side, NDArray[np.int64]] = {}
     for side in SIDES:
-        groups = balanced([(number, 1) for number in range(n_blocks)], n_tasks)
-        told = run_tasks(spark, groups, _number_ids(parts, folder, n_blocks, side))
-        sizes = {int(number): size for group in told for number, size in group.items()}
-        block_ptr[side] = np.zeros(n_blocks + 1, np.int64)
-        np.cumsum([sizes[number] for number in range(n_blocks)], out=block_ptr[side][1:])
+        sizes = np.zeros(n_blocks, np.int64)
+        for told in run_tasks(spark, groups, _number_ids(parts, folder, n_blocks, side)):
+            for number, size in told:
+                sizes[number] = size
+        block_ptr[side] = np.concatenate([[0], np.cumsum(sizes)])
     placed = run_tasks(spark, parts, _place_pairs(folder, placed_folder, block_ptr))
     # What a round has read is given up at once: a log is on the disk twice at most.
     for part in parts:
         part.remove()
-    placed_parts = [part["prefix"] for part in placed]
     stored: dict[Side, list[StoredBlock]] = {}
-    rating_sum = 0.0
-    layouts = {}
-    for side in SIDES:
-        weights = np.sum([part[side] for part in placed], axis=0)
+    sums: dict[Side, list[float]] = {}
+    for side, other in zip(SIDES, reversed(SIDES), strict=True):
+        weights = np.sum([part.sizes[side] for part in placed], axis=0)
         filled = [(number, int(weights[number])) for number in range(n_blocks) if weights[number]]
-        other: Side = "item" if side == "user" else "user"
-        pack = _pack_blocks(placed_parts, folder, side, block_ptr[side], int(block_ptr[other][-1]), parameters)
-        told = run_tasks(spark, balanced(filled, n_tasks), pack)
-        blocks = sorted((block for group in told for block in group["blocks"]), key=lambda block: block["number"])
-        n_repeats = sum(block["n_repeats"] for block in blocks)
+        n_neighbours = int(block_ptr[other][-1])
+        pack = _pack_block(
+            [part.prefix for part in placed], folder, side, block_ptr[side], n_neighbours, parameters, localized
+        )
+        packed = run_balanced(spark, filled, pack)
+        n_repeats = sum(one.n_repeats for one in packed)
         if n_repeats:
             raise RepeatedPairsError(f"{n_repeats} pairs occur more than once; combine their ratings first")
-        stored[side] = [StoredBlock(block["number"], block["path"], block["n_obs"]) for block in blocks]
-        if side == "user":
-            for block in blocks:
-                rating_sum += block["rating_sum"]
-        layouts[side] = SideLayout.of_blocks(
-            [mapped(f"{block.path}.hashes.npy") for block in stored[side]],
-            [mapped(f"{block.path}.counts.npy") for block in stored[side]],
-        )
+        stored[side] = [one.block for one in packed]
+        sums[side] = [one.rating_sum for one in packed]
     shutil.rmtree(placed_folder)
-    problem = AlsProblem(layouts["user"], layouts["item"], sum(block.n_obs for block in stored["user"]), rating_sum)
+    total = 0.0
+    for of_block in sums["user"]:
+        total += of_block
+    n_users, n_items = (int(block_ptr[side][-1]) for side in SIDES)
+    problem = AlsProblem(n_users, n_items, sum(block.n_obs for block in stored["user"]), total)
     users, items = (Positions(_ids_frame(spark, folder, side, block_ptr[side]), block_ptr[side]) for side in SIDES)
     return PackedFiles(problem, stored, users, items)
 
 
-def balanced(weighed: Sequence[tuple[Weighed, int]], n_groups: int) -> list[list[Weighed]]:
-    """Return at most ``n_groups`` groups with even weights: the heaviest first, each to the lightest group."""
-    groups: list[list[Weighed]] = [[] for _ in range(max(1, min(n_groups, len(weighed))))]
-    weights = [0] * len(groups)
-    for one, weight in sorted(weighed, key=lambda pair: -pair[1]):
-        lightest = weights.index(min(weights))
-        groups[lightest].append(one)
-        weights[lightest] += weight + 1
-    return groups
-
-
-@contextmanager
-def _whole(path: str) -> Iterator[str]:
-    """Name a file to write, which then stands at ``path``, whole where it is seen: tasks that run twice write the
-    same."""
-    fresh = f"{path}.{uuid.uuid4().hex}"
-    yield fresh
-    os.replace(fresh, path)
-
-
-def _save(path: str, array: NDArray[Any]) -> None:
-    with _whole(path) as fresh, open(fresh, "wb") as file:
-        np.save(file, array)
-
-
-def _ids_path(folder: str, side: Side, number: int) -> str:
+def ids_path(folder: str, side: Side, number: int) -> str:
+    """Return the beginning of the names of the files with a block's ids and their hashes."""
     return f"{folder}/ids-{side}-{number}"
 
 
 def _number_ids(
     parts: Sequence[PartFile], folder: str, n_blocks: int, side: Side
-) -> Callable[[list[int]], dict[str, Any]]:
-    def work(numbers: list[int]) -> dict[str, Any]:
+) -> Callable[[list[int]], list[tuple[int, int]]]:
+    def work(numbers: list[int]) -> list[tuple[int, int]]:
         sides = [part.load().side(side) for part in parts]
         ends = [np.searchsorted(block_of(own.hashes, n_blocks), np.arange(n_blocks + 1)) for own in sides]
-        sizes = {}
+        sizes = []
         for number in numbers:
             own = [
                 (one.ids.slice(end[number], end[number + 1] - end[number]), one.hashes[end[number] : end[number + 1]])
                 for one, end in zip(sides, ends, strict=True)
             ]
             found, _ = merge_ids(own)
-            path = _ids_path(folder, side, number)
-            with _whole(f"{path}.ids") as fresh:
+            path = ids_path(folder, side, number)
+            with whole_file(f"{path}.ids") as fresh:
                 save_ids(fresh, found.ids)
-            _save(f"{path}.hashes.npy", found.hashes)
-            sizes[str(number)] = len(found.ids)
+            save_array(f"{path}.hashes.npy", found.hashes)
+            sizes.append((number, len(found.ids)))
         return sizes
 
     return work
@@ -185,7 +138,7 @@ def _positions_of(own: PartSide, folder: str, side: Side, block_ptr: NDArray[np.
     for number, (first, last) in enumerate(pairwise(ends.tolist())):
         if first == last:
             continue
-        path = _ids_path(folder, side, number)
+        path = ids_path(folder, side, number)
         known = mapped(f"{path}.hashes.npy")
         place = np.searchsorted(known, own.hashes[first:last])
         # Where several ids share a hash they stand in the order of their bytes, and so do the part's.
@@ -202,46 +155,55 @@ def _positions_of(own: PartSide, folder: str, side: Side, block_ptr: NDArray[np.
     return positions
 
 
+class _Placed(NamedTuple):
+    prefix: str
+    sizes: dict[Side, NDArray[np.int64]]
+    """Ratings of the part in each logical block."""
+
+
 def _place_pairs(
     folder: str, placed_folder: str, block_ptr: dict[Side, NDArray[np.int64]]
-) -> Callable[[PartFile], dict[str, Any]]:
-    def work(where: PartFile) -> dict[str, Any]:
+) -> Callable[[PartFile], _Placed]:
+    def work(where: PartFile) -> _Placed:
         part: Part = where.load()
         of = {}
         for side in SIDES:
             own = part.side(side)
             of[side] = _positions_of(own, folder, side, block_ptr[side])[own.codes]
-        prefix = f"{placed_folder}/{os.path.basename(where.prefix)}"
-        told: dict[str, Any] = {"prefix": prefix}
+        placed = _Placed(f"{placed_folder}/{os.path.basename(where.prefix)}", {})
         for side, other in zip(SIDES, reversed(SIDES), strict=True):
             rows, neighbours, ends = of[side], of[other], block_ptr[side]
             block = (np.searchsorted(ends, rows, side="right") - 1).astype(np.uint16)
             order = np.argsort(block, kind="stable")
             sizes = np.bincount(block, minlength=len(ends) - 1)
-            path = f"{prefix}.{side}"
-            _save(f"{path}.rows.npy", rows[order])
-            _save(f"{path}.neighbours.npy", neighbours[order])
+            path = f"{placed.prefix}.{side}"
+            save_array(f"{path}.rows.npy", rows[order])
+            save_array(f"{path}.neighbours.npy", neighbours[order])
             if part.values is not None:
-                _save(f"{path}.values.npy", part.values[order])
-            _save(f"{path}.ends.npy", np.concatenate([[0], np.cumsum(sizes)]))
-            told[side] = sizes.tolist()
-        return told
+                save_array(f"{path}.values.npy", part.values[order])
+            save_array(f"{path}.ends.npy", np.concatenate([[0], np.cumsum(sizes)]))
+            placed.sizes[side] = sizes
+        return placed
 
     return work
 
 
-def _pack_blocks(
+class _Packed(NamedTuple):
+    block: StoredBlock
+    rating_sum: float
+    n_repeats: int
+
+
+def _pack_block(
     prefixes: Sequence[str],
     folder: str,
     side: Side,
     block_ptr: NDArray[np.int64],
     n_neighbours: int,
     parameters: AlsParameters,
-) -> Callable[[list[int]], dict[str, Any]]:
-    def work(numbers: list[int]) -> dict[str, Any]:
-        return {"blocks": [pack(number) for number in numbers]}
-
-    def pack(number: int) -> dict[str, Any]:
+    localized: bool,
+) -> Callable[[int], _Packed]:
+    def pack(number: int) -> _Packed:
         rows, neighbours, values = [], [], []
         for prefix in prefixes:
             path = f"{prefix}.{side}"
@@ -261,31 +223,28 @@ def _pack_blocks(
         )
         repeats = repeated_pair(packed)
         constant = packed.values is None or bool(np.all(packed.values == 1))
+        seen, places = _among_seen(packed.neighbours, n_neighbours) if localized else (None, packed.neighbours)
         block = RatingBlock(
             first_row=first,
             row_ptr=packed.row_ptr,
-            neighbours=packed.neighbours,
+            neighbours=places,
             values=None if constant else packed.values,
-            hashes=mapped(f"{_ids_path(folder, side, number)}.hashes.npy"),
+            hashes=mapped(f"{ids_path(folder, side, number)}.hashes.npy"),
         )
-        path = f"{folder}/block-{side}-{number}"
-        _save(f"{path}.first_row.npy", np.array(first))
-        _save(f"{path}.row_ptr.npy", block.row_ptr)
-        _save(f"{path}.neighbours.npy", block.neighbours)
-        if block.values is not None:
-            _save(f"{path}.values.npy", block.values)
-        _save(f"{path}.hashes.npy", block.hashes)
-        _save(f"{path}.counts.npy", ridge_counts(block, parameters))
-        ratings = block.n_obs if block.values is None else np.sum(block.values, dtype=np.float64)
-        return {
-            "number": number,
-            "path": path,
-            "n_obs": block.n_obs,
-            "rating_sum": float(ratings),
-            "n_repeats": 0 if repeats is None else repeats[0],
-        }
+        stored = store_block(number, f"{folder}/block-{side}-{number}", block, ridge_counts(block, parameters), seen)
+        return _Packed(stored, rating_sum(block), 0 if repeats is None else repeats[0])
 
-    return work
+    return pack
+
+
+def _among_seen(neighbours: NDArray[np.int32], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the distinct neighbours, ascending, and the place of each neighbour among them."""
+    is_seen = np.zeros(n, np.bool_)
+    is_seen[neighbours] = True
+    seen = np.flatnonzero(is_seen).astype(np.int32)
+    place = np.empty(n, np.int32)
+    place[seen] = np.arange(len(seen), dtype=np.int32)
+    return seen, place[neighbours]
 
 
 def _ids_frame(spark: SparkSession, folder: str, side: Side, block_ptr: NDArray[np.int64]) -> DataFrame:
@@ -294,7 +253,7 @@ def _ids_frame(spark: SparkSession, folder: str, side: Side, block_ptr: NDArray[
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch["id"].to_pylist():
-                path = _ids_path(folder, side, number)
+                path = ids_path(folder, side, number)
                 ids = load_ids(f"{path}.ids")
                 yield pa.RecordBatch.from_arrays(
                     [

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.models.fold_in import fold_in_rows
+from factorlake.models.fold_in import fold_in_rows, turned_items
+from factorlake.models.half_step import Fixed
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.systems import UserSystem, user_system
 from factorlake.models.threads import single_threaded_blas
@@ -56,9 +57,12 @@ def fold_in(
     return grouped.applyInArrow(solve, FOLDED_SCHEMA)
 
 
-def _system(items: ItemSide, gram: NDArray[np.float64], parameters: AlsParameters, n_items: int) -> UserSystem:
+def _system(
+    items: ItemSide, gram: NDArray[np.float64], parameters: AlsParameters, n_items: int
+) -> tuple[UserSystem, Fixed]:
     biases = items.biases.load() if parameters.has_biases else None
-    return user_system(parameters, items.factors.load(), biases, items.mean, gram, n_items)
+    system = user_system(parameters, items.mean, gram, n_items)
+    return system, turned_items(system, items.factors.load(), biases)
 
 
 def _solve_group(
@@ -74,9 +78,9 @@ def _solve_group(
     row_ptr = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=len(ids)), out=row_ptr[1:])
     constant = bool(np.all(value == 1))
-    # Making the system rotates all items, which takes longer than to solve the rows of a small group.
-    system = items.once("fold-in", lambda: _system(items, gram, parameters, n_items))
-    folded = fold_in_rows(row_ptr, position[order], None if constant else value[order], system)
+    # This turns all items, which takes longer than to solve the rows of a small group.
+    system, turned = items.once("fold-in", lambda: _system(items, gram, parameters, n_items))
+    folded = fold_in_rows(row_ptr, position[order], None if constant else value[order], system, turned)
     factors = folded.factors
     flat = pa.array(factors.reshape(-1), pa.float32())
     offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * parameters.rank)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,31 +14,33 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.kernels.initial import initial_factors
+from factorlake.errors import ConfigError
 from factorlake.models.als import train
 from factorlake.models.blocks import block_of, number_of_blocks, pack_positions
-from factorlake.models.half_step import HalfStep, LocalHalfStep
+from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.problem import AlsProblem, describe
+from factorlake.models.plan import ArrayRows, R
+from factorlake.models.plan import Plan as TrainingPlan
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.spark.blocks import pack_blocks, write_blocks
-from factorlake.spark.broadcast import BroadcastHalfStep, describe_blocks
+from factorlake.spark.broadcast import FileBroadcastPlan, TaskBroadcastPlan
 from factorlake.spark.compat import keep, named_jobs, release, task_slots
 from factorlake.spark.encode import Ids, Part, check_rows, encode_to_files, encode_to_rows, join_parts, parts_of
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
-from factorlake.types import FloatMatrix, Plan
+from factorlake.spark.shuffle import ShufflePlan, StoredRows
+from factorlake.types import PlanName
 
-LOCAL_MEMORY = 6 << 30
-"""Bytes of ratings and factors up to which `auto` trains on the driver."""
+DRIVER_MEMORY = 6 << 30
+"""Bytes up to which `auto` lets the driver hold ratings and factors (local), or factors alone (broadcast)."""
 
 
 @dataclass(frozen=True)
 class Validation:
     """A held-out metric of the model after each epoch."""
 
-    metric: Callable[[Positions, Positions], Callable[[int, Snapshot], float]]
+    metric: Callable[[Positions, Positions], Callable[[int, Snapshot[Any]], float]]
     """Makes (epoch, snapshot) → metric from the positions of users and items."""
     larger_is_better: bool
 
@@ -50,43 +53,59 @@ Start = tuple[DataFrame, DataFrame]
 class Fitted:
     """A trained model with the frames that give its rows their ids."""
 
-    model: TrainedModel
+    model: TrainedModel[Any]
+    """Its rows lie on the driver, or in files under ``folder`` (plan shuffle)."""
     parameters: AlsParameters
     users: Positions
     items: Positions
     n_observed: int
     plan: str
     folder: str | None = None
-    """What the frames of positions read, where that is files."""
+    """What the frames of positions and the rows read, where that is files."""
 
     @property
     def n_blocks(self) -> int:
         return number_of_blocks(self.n_observed)
 
     def release(self) -> None:
-        """Give up the frames of positions."""
+        """Give up the frames of positions, and the rows where they lie in files."""
         release(self.users.frame)
         release(self.items.frame)
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def memory_estimate(n_users: int, n_items: int, n_observed: int, rank: int) -> int:
-    """Return the bytes the local plan holds: ratings both ways and four copies of the factors."""
-    return 2 * n_observed * 8 + 4 * (n_users + n_items) * rank * 4
+def choose_plan(
+    plan: PlanName, master: str, by_file: bool, n_users: int, n_items: int, n_observed: int, rank: int
+) -> tuple[PlanName, str]:
+    """Return (plan, why).
 
+    `auto` lets the driver hold as much as fits: ratings and factors where Spark itself is local (local), factors
+    (broadcast), nothing (shuffle, for workers that see the workspace).
 
-def choose_plan(plan: Plan, master: str, n_users: int, n_items: int, n_observed: int, rank: int) -> tuple[str, str]:
-    """Return (plan, why). `auto`: local where Spark itself is local and the data fits the driver, else broadcast."""
-    needed = memory_estimate(n_users, n_items, n_observed, rank)
-    estimate = f"{needed / 2**20:.0f} MiB of ratings and factors"
+    Raises
+    ------
+    ConfigError : the plan is shuffle and workers do not see the workspace.
+    """
+    ratings = 2 * n_observed * 8
+    # Both sides as they are, turned, and solved anew, and one more while blocks are joined.
+    factors = 4 * (n_users + n_items) * rank * 4
+    estimate = f"{ratings / 2**20:.0f} MiB of ratings, {factors / 2**20:.0f} MiB of factors"
+    most = f"{DRIVER_MEMORY >> 30} GiB for the driver"
+    if plan == "shuffle" and not by_file:
+        raise ConfigError(
+            "plan shuffle needs a root that driver and workers see as one folder (a shared or mounted file system); "
+            "give such a root, or take plan broadcast, whose factors travel with the tasks"
+        )
     if plan != "auto":
         return plan, f"set in the settings; {estimate}"
-    if not master.startswith("local"):
-        return "broadcast", f"{estimate}; Spark has workers of its own"
-    if needed > LOCAL_MEMORY:
-        return "broadcast", f"{estimate}, more than {LOCAL_MEMORY >> 30} GiB for the driver"
-    return "local", f"{estimate}, fits the driver"
+    if master.startswith("local") and ratings + factors <= DRIVER_MEMORY:
+        return "local", f"{estimate}, fits the driver"
+    if by_file and factors > DRIVER_MEMORY:
+        return "shuffle", f"{estimate}; the factors are more than {most}"
+    if master.startswith("local"):
+        return "broadcast", f"{estimate}, more than {most}"
+    return "broadcast", f"{estimate}; Spark has workers of its own"
 
 
 def fit_pairs(
@@ -95,7 +114,7 @@ def fit_pairs(
     parameters: AlsParameters,
     *,
     workspace: str,
-    plan: Plan = "auto",
+    plan: PlanName = "auto",
     threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
     on_half_step: Callable[[TraceRow], None] | None = None,
@@ -142,7 +161,7 @@ class _Run:
     spark: SparkSession
     parameters: AlsParameters
     workspace: str
-    plan: Plan
+    plan: PlanName
     threads: int | None
     progress: Callable[[str], None]
     on_half_step: Callable[[TraceRow], None] | None
@@ -158,25 +177,32 @@ class _Run:
             parts = encode_to_files(pairs, drop_zero, f"{folder}/parts")
             n_observed = sum(part.n_obs for part in parts)
             most_users, most_items = sum(part.n_users for part in parts), sum(part.n_items for part in parts)
-            if self._choose(most_users, most_items, n_observed) == "local":
+            chosen = self._choose(True, most_users, most_items, n_observed)
+            if chosen == "local":
                 fitted = self._local([part.load() for part in parts])
                 shutil.rmtree(folder)
                 return fitted
-            packed = pack_files(self.spark, parts, folder, number_of_blocks(n_observed), self.parameters)
+            n_blocks = number_of_blocks(n_observed)
+            localized = chosen == "shuffle"
+            packed = pack_files(self.spark, parts, folder, n_blocks, self.parameters, localized=localized)
             users, items = _kept(packed.users), _kept(packed.items)
             self._packed(n_observed, users, items)
-            half_step = BroadcastHalfStep(self.spark, exchange, packed.blocks, folder)
             with named_jobs(self.spark, "half steps"):
-                model = self._train(packed.problem, half_step, users, items)
+                if chosen == "shuffle":
+                    shuffle = ShufflePlan(self.spark, folder, packed.problem, packed.blocks)
+                    model: TrainedModel[Any] = self._in_files(shuffle, users, items)
+                else:
+                    broadcast = FileBroadcastPlan(self.spark, exchange, packed.problem, packed.blocks)
+                    model = self._on_driver(broadcast, users, items)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        return Fitted(model, self.parameters, users, items, n_observed, "broadcast", folder)
+        return Fitted(model, self.parameters, users, items, n_observed, chosen, folder)
 
     def with_rows(self, encoded: DataFrame, exchange: Exchange) -> Fitted:
         """Fit where workers do not see the workspace: ratings travel through Spark, blocks lie in a Delta table."""
         n_observed, most_users, most_items = check_rows(encoded)
-        if self._choose(most_users, most_items, n_observed) == "local":
+        if self._choose(False, most_users, most_items, n_observed) == "local":
             return self._local(parts_of(encoded))
         path = f"{self.workspace}/rating_blocks"
         n_blocks = number_of_blocks(n_observed)
@@ -186,19 +212,17 @@ class _Run:
         try:
             with named_jobs(self.spark, "pack rating blocks"):
                 write_blocks(pack_blocks(encoded, users, items), path)
-                problem = describe_blocks(self.spark.read.format("delta").load(path), self.parameters)
-            half_step = BroadcastHalfStep(self.spark, exchange, None, path)
+                plan = TaskBroadcastPlan(self.spark, exchange, path, self.parameters)
             with named_jobs(self.spark, "half steps"):
-                model = self._train(problem, half_step, users, items)
+                model = self._on_driver(plan, users, items)
         finally:
             if "://" not in path:
                 shutil.rmtree(path, ignore_errors=True)
         return Fitted(model, self.parameters, users, items, n_observed, "broadcast")
 
-    def _choose(self, most_users: int, most_items: int, n_observed: int) -> str:
-        chosen, why = choose_plan(
-            self.plan, _master(self.spark), most_users, most_items, n_observed, self.parameters.rank
-        )
+    def _choose(self, by_file: bool, most_users: int, most_items: int, n_observed: int) -> PlanName:
+        rank = self.parameters.rank
+        chosen, why = choose_plan(self.plan, _master(self.spark), by_file, most_users, most_items, n_observed, rank)
         self.progress(f"plan {chosen}: {why}")
         return chosen
 
@@ -213,28 +237,43 @@ class _Run:
         items = _numbered(self.spark, joined.items, n_blocks)
         self._packed(n_observed, users, items)
         threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
-        with LocalHalfStep(user_blocks, item_blocks, threads) as half_step:
-            model = self._train(describe(user_blocks, item_blocks, self.parameters), half_step, users, items)
+        with LocalPlan(user_blocks, item_blocks, self.parameters, threads) as plan:
+            model = self._on_driver(plan, users, items)
         return Fitted(model, self.parameters, users, items, n_observed, "local")
 
     def _packed(self, n_observed: int, users: Positions, items: Positions) -> None:
         self.progress(f"{n_observed:,} pairs of {users.n_ids:,} users and {items.n_ids:,} items")
 
-    def _train(self, problem: AlsProblem, half_step: HalfStep, users: Positions, items: Positions) -> TrainedModel:
-        validate = None if self.validation is None else self.validation.metric(users, items)
+    def _on_driver(
+        self, plan: LocalPlan | FileBroadcastPlan | TaskBroadcastPlan, users: Positions, items: Positions
+    ) -> TrainedModel[ArrayRows]:
         start = None
         if self.start is not None:
-            seeded = initial_factors(
-                problem.items.hashes, self.parameters.rank, self.parameters.seed, self.parameters.init_scale
+            user_factors, item_factors = (
+                _placed(factors, known, self.parameters.rank)
+                for factors, known in zip(self.start, (users, items), strict=True)
             )
-            nothing = np.zeros((problem.users.n_rows, self.parameters.rank), np.float32)
-            start = (_laid_over(nothing, self.start[0], users), _laid_over(seeded, self.start[1], items))
+            start = plan.hold("user", user_factors), plan.hold("item", item_factors)
+        return self._train(plan, users, items, start)
+
+    def _in_files(self, plan: ShufflePlan, users: Positions, items: Positions) -> TrainedModel[StoredRows]:
+        start = None
+        if self.start is not None:
+            rank = self.parameters.rank
+            start = (
+                plan.hold("user", _laid_beside(self.start[0], users), rank),
+                plan.hold("item", _laid_beside(self.start[1], items), rank),
+            )
+        return self._train(plan, users, items, start)
+
+    def _train(
+        self, plan: TrainingPlan[R], users: Positions, items: Positions, start: tuple[R, R] | None
+    ) -> TrainedModel[R]:
         return train(
-            problem,
+            plan,
             self.parameters,
-            half_step,
             self.on_half_step,
-            validate,
+            None if self.validation is None else self.validation.metric(users, items),
             larger_is_better=self.validation is None or self.validation.larger_is_better,
             start=start,
         )
@@ -257,15 +296,21 @@ def _kept(found: Positions) -> Positions:
     return Positions(keep(found.frame), found.block_ptr)
 
 
-def _laid_over(rows: FloatMatrix, factors: DataFrame, known: Positions) -> NDArray[np.float32]:
-    """Return ``rows`` (n, rank) with the rows of ids that ``factors`` (id, factor) holds put in their places."""
+def _laid_beside(factors: DataFrame, known: Positions) -> DataFrame:
+    """Return (block, position, factor) of every id of one side; factor is null where ``factors`` (id, factor) has
+    none."""
     placed = factors.select(F.col("id").cast("string").alias("id"), "factor")
-    table = placed.join(known.frame.select("id", "position"), on="id").select("position", "factor").toArrow()
-    laid = np.array(rows, np.float32)
+    return known.frame.select("id", "block", "position").join(placed, on="id", how="left").drop("id")
+
+
+def _placed(factors: DataFrame, known: Positions, rank: int) -> NDArray[np.float32]:
+    """Return the rows (n, rank) of one side by position, NaN where ``factors`` (id, factor) has none."""
+    table = _laid_beside(factors, known).where(F.col("factor").isNotNull()).select("position", "factor").toArrow()
+    rows = np.full((known.n_ids, rank), np.nan, np.float32)
     if table.num_rows:
         flat = table["factor"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        laid[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, -1)
-    return laid
+        rows[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, -1)
+    return rows
 
 
 def _master(spark: SparkSession) -> str:

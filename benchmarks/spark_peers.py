@@ -1,0 +1,217 @@
+"""Training inside Spark beside pyspark.ml's ALS: seconds until our model is as good as the peer's last.
+
+    python -m benchmarks.train_als --peers pyspark_ml --rank 64
+
+One session, the same frame of integer ids, the same objective (Spark's). Both are timed as a user meets them: from the
+frame to the factors, with all set-up. Ours is looked at after each epoch, off the clock: its time is that of the first
+epoch after which the objective is at most what the peer ends with and NDCG@10 not below the peer's by more than its
+standard error over users.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from benchmarks.local_peers import Course, Factors, Task, blocks_of, make_task, told_course
+from benchmarks.result import finish
+from factorlake.config.settings import SparkSettings
+from factorlake.models.objective import objective_value
+from factorlake.models.parameters import AlsParameters
+from factorlake.models.trained import Snapshot, TraceRow
+from factorlake.spark.ids import Positions
+from factorlake.spark.session import open_session
+from factorlake.spark.training import Validation, fit_pairs
+
+
+def write_pairs(task: Task, folder: Path) -> None:
+    """Write the training pairs as a few Parquet files: user_id and item_id are the rows of the task."""
+    folder.mkdir(parents=True)
+    coo = task.train.tocoo()
+    for part, rows in enumerate(np.array_split(np.random.default_rng(5).permutation(coo.nnz), 8)):
+        table = pa.table({"user_id": coo.row[rows].astype(np.int32), "item_id": coo.col[rows].astype(np.int32)})
+        pq.write_table(table, folder / f"{part}.parquet")
+
+
+class Rows:
+    """Where the rows of a model trained on numbered ids belong: ids in the order of training."""
+
+    def __init__(self, known: Positions, n: int) -> None:
+        table = known.frame.select("position", F.col("id").cast("int").alias("id")).toArrow()
+        self.place = np.empty(table.num_rows, np.int64)
+        self.place[table["position"].to_numpy()] = table["id"].to_numpy()
+        self.n = n
+
+    def spread(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return (n, columns) with the given rows in their places and zeros elsewhere."""
+        spread = np.zeros((self.n, rows.shape[1]), rows.dtype)
+        spread[self.place] = rows
+        return spread
+
+
+def ours(
+    spark: SparkSession,
+    pairs: DataFrame,
+    task: Task,
+    parameters: AlsParameters,
+    value: Callable[[Factors], float],
+    plan: Any,
+    workspace: str,
+) -> tuple[Course, dict[str, Any]]:
+    """Train by what the train job and the drop-in call."""
+    course = Course([], [], [], 0.0)
+    off_clock = 0.0
+    trace: list[TraceRow] = []
+    progress: list[str] = []
+    began = time.perf_counter()
+
+    def metric(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
+        nonlocal off_clock
+        since = time.perf_counter()
+        course.seconds_around = since - began
+        rows = Rows(users, task.train.shape[0]), Rows(items, task.train.shape[1])
+        off_clock += time.perf_counter() - since
+
+        def look(epoch: int, now: Snapshot[Any]) -> float:
+            nonlocal off_clock
+            since = time.perf_counter()
+            course.seconds.append(since - began - off_clock)
+            factors = rows[0].spread(now.user_factors), rows[1].spread(now.item_factors)
+            course.objective.append(value(factors))
+            course.ndcg.append(task.ndcg(factors))
+            off_clock += time.perf_counter() - since
+            return float(epoch)
+
+        return look
+
+    fitted = fit_pairs(
+        spark,
+        pairs,
+        parameters,
+        workspace=workspace,
+        plan=plan,
+        threads=2,
+        progress=progress.append,
+        on_half_step=trace.append,
+        validation=Validation(metric, larger_is_better=True),
+    )
+    in_all = time.perf_counter() - began - off_clock
+    fitted.release()
+    epochs = [
+        sum(r.seconds for r in trace if r.epoch == e and r.state != "final") for e in range(1, len(course.seconds) + 1)
+    ]
+    return course, {
+        "plan": fitted.plan,
+        "why": progress,
+        "seconds_to_pack": course.seconds_around,
+        "seconds_per_epoch": float(np.median(epochs)),
+        "epoch_seconds": epochs.round(3).tolist(),
+        "seconds_last_half_step": trace[-1].seconds,
+        "seconds_in_all": in_all,
+    }
+
+
+def pyspark_ml(
+    pairs: DataFrame, task: Task, given: Any, value: Callable[[Factors], float]
+) -> tuple[Course, dict[str, Any]]:
+    """Train pyspark.ml's ALS; only its last epoch can be looked at."""
+    from pyspark.ml.recommendation import ALS
+
+    als = ALS(
+        rank=given.rank,
+        maxIter=given.epochs,
+        regParam=given.regularization,
+        implicitPrefs=True,
+        alpha=given.alpha,
+        userCol="user_id",
+        itemCol="item_id",
+        ratingCol="value",
+        numUserBlocks=8,
+        numItemBlocks=8,
+        seed=1,
+    )
+    began = time.perf_counter()
+    model = als.fit(pairs)
+    model.userFactors.count()
+    seconds = time.perf_counter() - began
+    factors = _by_id(model.userFactors, task.train.shape[0]), _by_id(model.itemFactors, task.train.shape[1])
+    course = Course([seconds], [value(factors)], [task.ndcg(factors)], 0.0)
+    return course, {"epochs": given.epochs, "seconds_in_all": seconds}
+
+
+def _by_id(frame: DataFrame, n: int) -> NDArray[np.float32]:
+    table = frame.toArrow()
+    flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    rows = np.zeros((n, len(flat) // table.num_rows), np.float32)
+    rows[table["id"].to_numpy()] = flat.reshape(table.num_rows, -1)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the arguments, run ours and the peer, print the result line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", choices=["auto", "local", "broadcast", "shuffle"], default="auto")
+    parser.add_argument("--peers", default="", help="comma-separated: pyspark_ml")
+    parser.add_argument("--data", choices=["planted", "gowalla", "ml-1m-ncf"], default="planted")
+    parser.add_argument("--users", type=int, default=138_493, help="of planted data, as are items and pairs")
+    parser.add_argument("--items", type=int, default=26_744)
+    parser.add_argument("--pairs", type=int, default=17_538_366)
+    parser.add_argument("--cache", type=Path, default=None, help="folder in which planted pairs are kept")
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--alpha", type=float, default=10.0)
+    parser.add_argument("--regularization", type=float, default=0.05)
+    parser.add_argument("--epochs", type=int, default=3, help="of the peer")
+    parser.add_argument("--own-epochs", type=int, default=None, help="of ours; as many and two more where not given")
+    parser.add_argument("--master", default="local[2]")
+    parser.add_argument("--driver-memory", default="8g")
+    parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
+    given = parser.parse_args(arguments)
+    task = make_task(given.data, (given.users, given.items, given.pairs), given.cache)
+    print(f"{task.train.nnz:,} pairs to train on", flush=True)
+    parameters = AlsParameters(
+        rank=given.rank,
+        alpha=given.alpha,
+        alpha0=1.0,
+        regularization=given.regularization,
+        epochs=given.own_epochs or given.epochs + 2,
+        tolerance=None,
+    )
+    blocks, _ = blocks_of(task)
+
+    def value(factors: Factors) -> float:
+        return objective_value(blocks[0], blocks[1], factors[0], factors[1], parameters)
+
+    figures: dict[str, Any] = {"pairs": task.train.nnz}
+    ratios: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        write_pairs(task, Path(temporary) / "pairs")
+        spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
+        pairs = spark.read.parquet(f"{temporary}/pairs").withColumn("value", F.lit(1.0))
+        # Both start in a session that has read the data once.
+        pairs.agg(F.sum("user_id"), F.sum("item_id")).collect()
+        own, told = ours(spark, pairs, task, parameters, value, given.plan, f"{temporary}/work")
+        figures["factorlake"] = told_course("factorlake", own) | told
+        print({key: told[key] for key in told if key.startswith("seconds")}, flush=True)
+        figures["driver_python_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if "pyspark_ml" in given.peers.split(","):
+            peer, told = pyspark_ml(pairs, task, given, value)
+            figures["pyspark_ml"] = told_course("pyspark.ml", peer) | told
+            reached = own.until_as_good_as(peer)
+            ratios["pyspark_ml"] = None if reached is None else peer.seconds[-1] / reached
+            per_epoch = told["seconds_in_all"] / given.epochs / figures["factorlake"]["seconds_per_epoch"]
+            figures["pyspark_ml"]["seconds_in_all_by_epochs_over_our_epoch"] = per_epoch
+        spark.stop()
+    settings = {key: str(one) if isinstance(one, Path) else one for key, one in vars(given).items()}
+    finish(f"train_als-spark-{given.data}-{given.rank}", settings, figures, ratios, given.keep)
