@@ -23,7 +23,7 @@ from factorlake.kernels.initial import initial_factors
 from factorlake.types import FloatMatrix, Side
 
 from .canonical import canonical_turn
-from .half_step import HalfStepTask, regularization_loss
+from .half_step import HalfStepTask, regularization_loss, turn_rows
 from .parameters import AlsParameters
 from .plan import NewRows, Plan, R
 from .problem import RowBlock
@@ -160,15 +160,12 @@ class _Training(Generic[R]):
         began = time.perf_counter()
         own, fixed = state.side(side), state.side(_other(side))
         before = all_pairs(own, fixed, self.parameters)
-        eigenvalues = np.zeros(self.parameters.width)
+        eigenvalues, basis = np.zeros(self.parameters.width), None
         if self.parameters.objective == "implicit":
-            # Turn both sides into the eigenbasis of the fixed side's Gram matrix, where it is diagonal.
+            # Both sides go into the eigenbasis of the fixed side's Gram matrix, where it is diagonal.
             basis, eigenvalues = eigenbasis(fixed.gram)
-            turn = _turned(basis)
-            rows, _ = self.plan.map_rows(_other(side), turn, fixed.rows)
+            rows, _ = self.plan.map_rows(_other(side), _turned(basis), fixed.rows)
             fixed = replace(fixed, rows=rows, gram=np.diag(eigenvalues))
-            if self.solver != "exact":
-                own = replace(own, rows=self.plan.map_rows(side, turn, own.rows)[0])
         task = HalfStepTask(
             side=side,
             parameters=self.parameters,
@@ -177,6 +174,7 @@ class _Training(Generic[R]):
             solver=self.solver,
             steps=steps,
             mean=state.mean,
+            turn=basis,
         )
         rows, sums = self.plan.half_step(task, fixed.rows, None if self.solver == "exact" else own.rows)
         solved = solved_state(rows, sums, self.parameters.width)
@@ -288,10 +286,8 @@ def _ridge_part(block: RowBlock, rows: FloatMatrix, n_other: int, parameters: Al
 
 
 def _turned(basis: NDArray[np.float64]) -> NewRows[None]:
-    """Return rows·Q, one matrix product per logical block, since BLAS results depend on shapes."""
-
     def turn(_: RowBlock, rows: FloatMatrix) -> tuple[FloatMatrix, None]:
-        return rows @ basis.astype(rows.dtype), None
+        return turn_rows(rows, basis), None
 
     return turn
 

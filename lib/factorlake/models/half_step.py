@@ -31,6 +31,8 @@ class HalfStepTask:
     steps: int
     mean: float
     """μ, which the targets of a model with biases are less; else 0."""
+    turn: NDArray[np.float64] | None = None
+    """(width, width) basis of the fixed rows, into which the solved side's present rows are yet to be turned."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ def prepare_fixed(parameters: AlsParameters, mean: float, rows: FloatMatrix) -> 
     return Fixed(factors, mean + rows[:, parameters.rank].astype(np.float64))
 
 
+def turn_rows(rows: FloatMatrix, basis: NDArray[np.float64]) -> FloatMatrix:
+    """Return the rows of one logical block in another basis, rows·Q. Never of other sets of rows, since the results of
+    BLAS depend on shapes."""
+    turned: FloatMatrix = rows @ basis.astype(rows.dtype)
+    return turned
+
+
 def ridge_mask(parameters: AlsParameters) -> NDArray[np.float64]:
     """Return (width,): 1 where the row's own ridge λw applies, 0 for the bias."""
     mask = np.ones(parameters.width)
@@ -95,7 +104,8 @@ def solve_one_block(
     Parameters
     ----------
     block : its neighbours are places in ``fixed``.
-    warm : (n_rows, width) present factors of the block's own rows; None where the solver is exact.
+    warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
+        exact.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).
 
@@ -107,6 +117,8 @@ def solve_one_block(
     confidence, target = confidence_and_target(block.values, parameters)
     weights = ridge_weights(ridge_counts(block, parameters), task.n_other, parameters)
     ridge = parameters.regularization * weights
+    if warm is not None and task.turn is not None:
+        warm = turn_rows(warm, task.turn)
     solved = solve_block(
         row_ptr=block.row_ptr,
         neighbours=block.neighbours,

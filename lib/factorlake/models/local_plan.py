@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -10,8 +10,8 @@ from factorlake.types import FloatMatrix, RatingBlock, Side
 
 from .half_step import BlockSums, HalfStepTask, prepare_fixed, solve_one_block
 from .parameters import AlsParameters
-from .plan import ArrayRows, DriverRows, joined
-from .problem import AlsProblem, layout_of, rating_sum
+from .plan import ArrayRows, DriverRows, T, joined
+from .problem import AlsProblem, RowBlock, layout_of, rating_sum
 
 
 class LocalPlan(DriverRows):
@@ -32,6 +32,10 @@ class LocalPlan(DriverRows):
         super().__init__(AlsProblem(users.n_rows, items.n_rows, n_obs, total), users, items)
         self._blocks: dict[Side, Sequence[RatingBlock]] = {"user": user_blocks, "item": item_blocks}
         self._pool = ThreadPoolExecutor(max_workers=max(1, threads), thread_name_prefix="half-step")
+
+    def each(self, work: Callable[[RowBlock], T], blocks: Sequence[RowBlock]) -> list[T]:
+        """Call ``work`` for each block, as many at a time as there are threads; tell in block order."""
+        return list(self._pool.map(work, blocks))
 
     def half_step(
         self, task: HalfStepTask, fixed: ArrayRows, own: ArrayRows | None

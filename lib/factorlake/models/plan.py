@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from factorlake.types import FloatMatrix, Side
 
 from .half_step import BlockSums, HalfStepTask
-from .problem import AlsProblem, SideLayout
+from .problem import AlsProblem, RowBlock, SideLayout
 
 
 class Rows(Protocol):
@@ -93,11 +93,15 @@ class DriverRows:
 
     def look(self, side: Side, work: Look[T], *held: ArrayRows) -> list[T]:
         """See ``Plan``."""
-        blocks = self.layouts[side].blocks()
-        return [
-            work(block, *(rows.array[block.first_row : block.first_row + block.n_rows] for rows in held))
-            for block in blocks
-        ]
+
+        def ask(block: RowBlock) -> T:
+            return work(block, *(rows.array[block.first_row : block.first_row + block.n_rows] for rows in held))
+
+        return self.each(ask, list(self.layouts[side].blocks()))
+
+    def each(self, work: Callable[[RowBlock], T], blocks: Sequence[RowBlock]) -> list[T]:
+        """Call ``work`` for each block; tell in block order."""
+        return [work(block) for block in blocks]
 
 
 def joined(parts: Sequence[FloatMatrix]) -> FloatMatrix:
