@@ -231,6 +231,27 @@ def run(
     raise typer.Exit(_job("run", config, overrides, dry_run, print_config, quiet, first=str(first), last=str(last)))
 
 
+@app.command()
+def plan(
+    users: Annotated[int, typer.Option(help="Users with at least one event.")],
+    items: Annotated[int, typer.Option(help="Items with at least one event.")],
+    events: Annotated[int, typer.Option(help="Distinct pairs of user and item.")],
+    rank: Annotated[int, typer.Option(help="Factors of each user and item.")] = 64,
+    k: Annotated[int, typer.Option("--k", help="Length of the lists.")] = 10,
+    epochs: Annotated[int, typer.Option(help="Training epochs.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """Tell what training and lists of a given size need, on three clusters. Starts no Spark."""
+    from factorlake.models.estimate import CLUSTERS, Load, estimate
+    from factorlake.reporting.estimates import estimate_line, estimate_table
+
+    load = Load(users, items, events, rank, epochs, k)
+    estimates = [estimate(load, cluster) for cluster in CLUSTERS]
+    if not as_json:
+        print(estimate_table(estimates), file=sys.stderr)
+    print(json.dumps(estimate_line(load, estimates)))
+
+
 def _without_run(name: str, text: str) -> None:
     """Register a command that reads and reports, without a run of its own."""
 

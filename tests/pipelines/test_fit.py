@@ -10,12 +10,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.config.loader import build
-from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import epoch_metric
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.training import Validation, choose_plan, fit_pairs
+from factorlake.spark.training import Validation, fit_pairs
 from factorlake.tables.names import Lake
 from factorlake.types import PlanName
 
@@ -130,22 +129,3 @@ def test_another_seed_gives_other_factors_of_about_the_same_loss(spark: SparkSes
     assert not np.array_equal(one.item_factors, other.item_factors)
     # Both are near the same minimum; random starts differ by local valleys of a few per cent at this size.
     assert other.loss == pytest.approx(one.loss, rel=0.05)
-
-
-def test_the_plan_follows_master_and_memory() -> None:
-    local, cluster, small, many_ratings, many_rows = (
-        "local[2]",
-        "spark://host:7077",
-        (1000, 1000, 10_000, 16),
-        (10**6, 10**5, 10**9, 16),
-        (10**8, 10**6, 10**10, 16),
-    )
-    assert choose_plan("auto", local, True, *small)[0] == "local"
-    assert choose_plan("auto", cluster, True, *small)[0] == "broadcast"
-    assert choose_plan("auto", local, True, *many_ratings)[0] == "broadcast"
-    assert choose_plan("auto", local, True, *many_rows)[0] == "shuffle"
-    assert choose_plan("auto", cluster, True, *many_rows)[0] == "shuffle"
-    assert choose_plan("auto", cluster, False, *many_rows)[0] == "broadcast"
-    assert choose_plan("shuffle", local, True, *small)[0] == "shuffle"
-    with pytest.raises(ConfigError, match="plan broadcast"):
-        choose_plan("shuffle", cluster, False, *small)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.errors import ConfigError
 from factorlake.models.als import train
 from factorlake.models.blocks import block_of, number_of_blocks, pack_positions
+from factorlake.models.estimate import Load, choose_plan
 from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows, R
@@ -31,9 +31,6 @@ from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
 from factorlake.spark.shuffle import ShufflePlan, StoredRows
 from factorlake.types import PlanName
-
-DRIVER_MEMORY = 6 << 30
-"""Bytes up to which `auto` lets the driver hold ratings and factors (local), or factors alone (broadcast)."""
 
 
 @dataclass(frozen=True)
@@ -73,39 +70,6 @@ class Fitted:
         release(self.items.frame)
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def choose_plan(
-    plan: PlanName, master: str, by_file: bool, n_users: int, n_items: int, n_observed: int, rank: int
-) -> tuple[PlanName, str]:
-    """Return (plan, why).
-
-    `auto` lets the driver hold as much as fits: ratings and factors where Spark itself is local (local), factors
-    (broadcast), nothing (shuffle, for workers that see the workspace).
-
-    Raises
-    ------
-    ConfigError : the plan is shuffle and workers do not see the workspace.
-    """
-    ratings = 2 * n_observed * 8
-    # Both sides as they are, turned, and solved anew, and one more while blocks are joined.
-    factors = 4 * (n_users + n_items) * rank * 4
-    estimate = f"{ratings / 2**20:.0f} MiB of ratings, {factors / 2**20:.0f} MiB of factors"
-    most = f"{DRIVER_MEMORY >> 30} GiB for the driver"
-    if plan == "shuffle" and not by_file:
-        raise ConfigError(
-            "plan shuffle needs a root that driver and workers see as one folder (a shared or mounted file system); "
-            "give such a root, or take plan broadcast, whose factors travel with the tasks"
-        )
-    if plan != "auto":
-        return plan, f"set in the settings; {estimate}"
-    if master.startswith("local") and ratings + factors <= DRIVER_MEMORY:
-        return "local", f"{estimate}, fits the driver"
-    if by_file and factors > DRIVER_MEMORY:
-        return "shuffle", f"{estimate}; the factors are more than {most}"
-    if master.startswith("local"):
-        return "broadcast", f"{estimate}, more than {most}"
-    return "broadcast", f"{estimate}; Spark has workers of its own"
 
 
 def fit_pairs(
@@ -221,8 +185,10 @@ class _Run:
         return Fitted(model, self.parameters, users, items, n_observed, "broadcast")
 
     def _choose(self, by_file: bool, most_users: int, most_items: int, n_observed: int) -> PlanName:
-        rank = self.parameters.rank
-        chosen, why = choose_plan(self.plan, _master(self.spark), by_file, most_users, most_items, n_observed, rank)
+        # Lists and epochs do not weigh in the choice.
+        load = Load(most_users, most_items, n_observed, self.parameters.rank, epochs=1, k=1)
+        is_local = (self.spark.conf.get("spark.master", None) or "local").startswith("local")
+        chosen, why = choose_plan(self.plan, is_local, by_file, load)
         self.progress(f"plan {chosen}: {why}")
         return chosen
 
@@ -311,7 +277,3 @@ def _placed(factors: DataFrame, known: Positions, rank: int) -> NDArray[np.float
         flat = table["factor"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         rows[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, -1)
     return rows
-
-
-def _master(spark: SparkSession) -> str:
-    return spark.conf.get("spark.master", None) or "local"

@@ -1,0 +1,172 @@
+"""What training and lists of a given size need: the plan, memory, disk, time. No Spark, no data, only sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from factorlake.errors import ConfigError
+from factorlake.types import PlanName
+
+from .blocks import number_of_blocks
+
+GIB = 1 << 30
+DRIVER_MEMORY = 6 * GIB
+"""Bytes up to which `auto` lets the driver hold ratings and factors (local), or factors alone (broadcast)."""
+
+# Core-seconds, from `python -m benchmarks.train_als` at ranks 64 and 128 and `python -m benchmarks.top_k` on two cores
+# of an Intel Xeon at 2.5 GHz, 2026-11. Other machines differ; what grows with what does not.
+PACK_PER_PAIR: dict[str, float] = {"local": 0.75e-6, "broadcast": 0.9e-6, "shuffle": 0.9e-6}
+EPOCH_PER_PAIR_AND_FACTOR = 0.19e-6 / 64
+EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.25, "shuffle": 2.5}
+"""What a plan's epoch takes, where the local one's is 1: it moves rows through files."""
+LAST_PER_PAIR = 0.68e-6 / 64**1.5
+"""Of the exact half step at the end, by rank to the power of 1.5: rows shorter than the rank cost less than square."""
+LISTS_PER_PRODUCT = 2 / 30e9 * 0.45
+"""Of user, item and factor: a multiplication and an addition at sgemm's speed; norm bounds leave this share of them."""
+JOB_SECONDS = 0.2
+JOBS_PER_EPOCH: dict[str, int] = {"local": 0, "broadcast": 2, "shuffle": 4}
+
+PYTHON = 0.4 * GIB
+"""A Python process with NumPy, numba and Arrow."""
+CODES, PLACED, NEIGHBOURS = 8, 16, 4
+"""Bytes of a pair: as two codes, as two positions by block both ways, as a neighbour in a block."""
+ROW_OF_LIST = 30
+ROW_OF_FACTORS = 40
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much there is to do."""
+
+    users: int
+    items: int
+    pairs: int
+    """Distinct (user, item) pairs: events of one pair are one."""
+    rank: int
+    epochs: int
+    k: int
+
+    def __post_init__(self) -> None:
+        for name in ("users", "items", "pairs", "rank", "epochs", "k"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def factors(self) -> int:
+        """Bytes of one copy of both sides' factors."""
+        return (self.users + self.items) * self.rank * 4
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines to work on."""
+
+    name: str
+    workers: int
+    cores: int
+    """Of each worker; tasks run one to a core."""
+
+    @property
+    def is_local(self) -> bool:
+        return self.workers == 1
+
+
+CLUSTERS = (Cluster("one machine", 1, 4), Cluster("4 workers", 4, 8), Cluster("16 workers", 16, 16))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one cluster needs for a load. Memory and disk in bytes."""
+
+    cluster: Cluster
+    plan: PlanName
+    why: str
+    driver_memory: float
+    """Of the driver's Python; its JVM has what spark.driver_memory says."""
+    worker_memory: float
+    """Of all Python workers of one machine."""
+    disk: float
+    """Under the root while training runs."""
+    seconds: dict[str, float]
+    """By part: pack, epochs, last half step, lists."""
+    written: float
+    """Factor tables and lists, before compression."""
+
+    @property
+    def core_hours(self) -> float:
+        return sum(self.seconds.values()) * self.cluster.workers * self.cluster.cores / 3600
+
+
+def local_memory(load: Load) -> float:
+    """Return the bytes the plan `local` holds at most: pairs as codes, as positions and both ways, and the rows of both
+    sides as they are, turned, and solved anew."""
+    return load.pairs * (2 * CODES + 2 * NEIGHBOURS) + 4 * load.factors
+
+
+def choose_plan(plan: PlanName, is_local: bool, by_file: bool, load: Load) -> tuple[PlanName, str]:
+    """Return (plan, why).
+
+    `auto` lets the driver hold as much as fits: ratings and factors where Spark itself is local (local), factors
+    (broadcast), nothing (shuffle, for workers that see the workspace).
+
+    Raises
+    ------
+    ConfigError : the plan is shuffle and workers do not see the workspace.
+    """
+    all_of_it, factors = local_memory(load), 4 * load.factors
+    estimate = f"{(all_of_it - factors) / 2**20:.0f} MiB of ratings, {factors / 2**20:.0f} MiB of factors"
+    most = f"{DRIVER_MEMORY // GIB} GiB for the driver"
+    if plan == "shuffle" and not by_file:
+        raise ConfigError(
+            "plan shuffle needs a root that driver and workers see as one folder (a shared or mounted file system); "
+            "give such a root, or take plan broadcast, whose factors travel with the tasks"
+        )
+    if plan != "auto":
+        return plan, f"set in the settings; {estimate}"
+    if is_local and all_of_it <= DRIVER_MEMORY:
+        return "local", f"{estimate}, fits the driver"
+    if by_file and factors > DRIVER_MEMORY:
+        return "shuffle", f"{estimate}; the factors are more than {most}"
+    if is_local:
+        return "broadcast", f"{estimate}, more than {most}"
+    return "broadcast", f"{estimate}; Spark has workers of its own"
+
+
+def estimate(load: Load, cluster: Cluster) -> Estimate:
+    """Return what a load needs on a cluster whose workers see the root."""
+    plan, why = choose_plan("auto", cluster.is_local, True, load)
+    cores = cluster.workers * cluster.cores
+    pairs_of_block = load.pairs / number_of_blocks(load.pairs)
+    rows = max(load.users, load.items) * load.rank * 4
+    if plan == "local":
+        driver, worker = PYTHON + local_memory(load), cluster.cores * (PYTHON + load.pairs / cores * 2 * CODES)
+        disk = load.pairs * CODES
+    else:
+        # A block's pairs, gathered and sorted while it is packed.
+        block = pairs_of_block * (PLACED + 2 * NEIGHBOURS)
+        seen = 0 if plan == "broadcast" else min(rows, pairs_of_block * load.rank * 4)
+        shared = rows if plan == "broadcast" else 0
+        driver = PYTHON + (4 * load.factors if plan == "broadcast" else 0)
+        worker = cluster.cores * (PYTHON + block + seen) + shared
+        disk = load.pairs * (PLACED + max(CODES, 2 * NEIGHBOURS)) + (6 if plan == "shuffle" else 2) * load.factors
+    return Estimate(
+        cluster=cluster,
+        plan=plan,
+        why=why,
+        driver_memory=driver,
+        worker_memory=worker,
+        disk=disk,
+        seconds=_seconds(load, plan, cores),
+        written=(load.users + load.items) * (4 * load.rank + ROW_OF_FACTORS) + load.users * load.k * ROW_OF_LIST,
+    )
+
+
+def _seconds(load: Load, plan: PlanName, cores: int) -> dict[str, float]:
+    epoch = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * EPOCH_SHARE[plan] / cores
+    last = load.pairs * load.rank**1.5 * LAST_PER_PAIR
+    return {
+        "pack": load.pairs * PACK_PER_PAIR[plan] / cores,
+        "epochs": load.epochs * (epoch + JOBS_PER_EPOCH[plan] * JOB_SECONDS),
+        "last half step": last / cores,
+        "lists": load.users * load.items * load.rank * LISTS_PER_PRODUCT / cores,
+    }
