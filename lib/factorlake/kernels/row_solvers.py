@@ -8,7 +8,19 @@ from numba import njit
 from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import FAST_SUMS
-from .lanes import BYTES, aligned_zeros, lanes_in, load, multiply_add, spread, store
+from .lanes import (
+    BYTES,
+    aligned_zeros,
+    four_sums,
+    lanes_in,
+    load,
+    multiply,
+    multiply_add,
+    quad_sum,
+    spread,
+    store,
+    zeros_like,
+)
 from .observations import Observations, RowRidge
 from .residuals import add_row_loss, longest_row, padded, room_for
 
@@ -20,62 +32,85 @@ FIRST_JITTER = 1e-10
 # solution.
 LEAST_PIVOT = 1e-13
 MAX_JITTERS = 12
+# Finished rows that are taken from the rows below at once.
+PIVOTS = 4
 
 
 @njit(cache=True, nogil=True)
 def upper_room(rank: int) -> FloatVector:
-    """Return room for the factor of a system of up to ``rank`` unknowns."""
-    return aligned_zeros(rank * padded(rank, BYTES // 8), np.float64)
+    """Return room for the factor of a system of up to ``rank`` unknowns, its right-hand side and its solution."""
+    return aligned_zeros((rank + 1) * padded(rank + 1, BYTES // 8), np.float64)
 
 
 @njit(cache=True, nogil=True)
-def _factorize(matrix: FloatMatrix, size: int, upper: FloatVector, jitter: float) -> bool:
-    """Write U of A + jitter·I = UᵀU into ``upper``; False if A is not positive definite.
+def _factorize(matrix: FloatMatrix, right: FloatVector, size: int, upper: FloatVector, jitter: float) -> bool:
+    """Write (U, y) of A + jitter·I = UᵀU and Uᵀy = b into ``upper``; False if A is not positive definite.
 
-    Only upper triangles are read and written. ``upper`` is flat and float64, rows of padded width; its diagonal
-    holds 1/U_ii. Row by row, each finished row is taken from all rows below it: whole vectors, so what stands
-    left of a row's diagonal within its first vector is of no meaning.
+    Of the matrix only the upper triangle is read. ``upper`` is flat and float64, rows of padded width: row i holds U_i
+    from its diagonal on, where 1/U_ii stands, and y_i behind its last column. Four finished rows at a time are taken
+    from each row below: whole vectors, so what stands left of a row's diagonal within its first vector is of no meaning,
+    but finite.
     """
     lanes = lanes_in(upper)
-    width = padded(size, lanes)
+    width = padded(size + 1, lanes)
     for i in range(size):
+        for j in range(i // lanes * lanes, i):
+            upper[i * width + j] = 0.0
         for j in range(i, size):
             upper[i * width + j] = matrix[i, j]
         for j in range(size, width):
             upper[i * width + j] = 0.0
         upper[i * width + i] += jitter
-    for i in range(size):
-        entry = matrix[i, i] + jitter
-        pivot = upper[i * width + i]
-        # The comparisons are written so that NaN fails them too.
-        if not (pivot > 0.0 and pivot > LEAST_PIVOT * entry):
-            return False
-        inverse = 1.0 / pivot**0.5
-        for j in range(i, size):
-            upper[i * width + j] *= inverse
-        for below in range(i + 1, size):
-            share = spread(-upper[i * width + below])
+        upper[i * width + size] = right[i]
+    for first in range(0, size, PIVOTS):
+        last = min(first + PIVOTS, size)
+        for i in range(first, last):
+            entry = matrix[i, i] + jitter
+            pivot = upper[i * width + i]
+            # The comparisons are written so that NaN fails them too.
+            if not (pivot > 0.0 and pivot > LEAST_PIVOT * entry):
+                return False
+            inverse = 1.0 / pivot**0.5
+            scale = spread(inverse)
+            for a in range(i // lanes * lanes, width, lanes):
+                store(upper, i * width + a, multiply(scale, load(upper, i * width + a)))
+            for below in range(i + 1, last):
+                share = spread(-upper[i * width + below])
+                for a in range(below // lanes * lanes, width, lanes):
+                    at = below * width + a
+                    store(upper, at, multiply_add(share, load(upper, i * width + a), load(upper, at)))
+            upper[i * width + i] = inverse
+        # Only whole groups have rows below them.
+        row_0, row_1, row_2, row_3 = first * width, (first + 1) * width, (first + 2) * width, (first + 3) * width
+        for below in range(first + PIVOTS, size):
+            share_0, share_1 = spread(-upper[row_0 + below]), spread(-upper[row_1 + below])
+            share_2, share_3 = spread(-upper[row_2 + below]), spread(-upper[row_3 + below])
             for a in range(below // lanes * lanes, width, lanes):
                 at = below * width + a
-                store(upper, at, multiply_add(share, load(upper, i * width + a), load(upper, at)))
-        upper[i * width + i] = inverse
+                taken = multiply_add(share_0, load(upper, row_0 + a), load(upper, at))
+                taken = multiply_add(share_1, load(upper, row_1 + a), taken)
+                taken = multiply_add(share_2, load(upper, row_2 + a), taken)
+                store(upper, at, multiply_add(share_3, load(upper, row_3 + a), taken))
     return True
 
 
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def _substitute(upper: FloatVector, size: int, vector: FloatVector) -> None:
-    """Overwrite b with the solution of UᵀUx = b, for U as ``_factorize`` leaves it."""
-    width = padded(size, lanes_in(upper))
-    for i in range(size):
-        value = vector[i] * upper[i * width + i]
-        vector[i] = value
-        for j in range(i + 1, size):
-            vector[j] -= value * upper[i * width + j]
+@njit(cache=True, nogil=True)
+def _substitute(upper: FloatVector, size: int, solution: FloatVector) -> None:
+    """Write the solution of Ux = y, for (U, y) as ``_factorize`` leaves them."""
+    lanes = lanes_in(upper)
+    width = padded(size + 1, lanes)
+    own = size * width
+    for a in range(0, width, lanes):
+        store(upper, own + a, zeros_like(upper))
     for i in range(size - 1, -1, -1):
-        total = 0.0
-        for j in range(i + 1, size):
-            total += upper[i * width + j] * vector[j]
-        vector[i] = (vector[i] - total) * upper[i * width + i]
+        # What is not solved yet counts as zero, and so does what stands left of the diagonal and behind the columns.
+        total = zeros_like(upper)
+        for a in range(i // lanes * lanes, width, lanes):
+            total = multiply_add(load(upper, i * width + a), load(upper, own + a), total)
+        nothing = zeros_like(upper)
+        known = quad_sum(four_sums(total, nothing, nothing, nothing))
+        solution[i] = (upper[i * width + size] - known) * upper[i * width + i]
+        upper[own + i] = solution[i]
 
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
@@ -84,7 +119,7 @@ def _solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: 
 
     A matrix that rounding made indefinite gets a growing ridge: 1e-10, 1e-9, ... 10 times its mean diagonal.
     """
-    if _factorize(matrix, size, upper, 0.0):
+    if _factorize(matrix, vector, size, upper, 0.0):
         _substitute(upper, size, vector)
         return 0
     trace = 0.0
@@ -92,7 +127,7 @@ def _solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: 
         trace += matrix[i, i]
     jitter = FIRST_JITTER * trace / size
     for attempt in range(1, MAX_JITTERS + 1):
-        if _factorize(matrix, size, upper, jitter):
+        if _factorize(matrix, vector, size, upper, jitter):
             _substitute(upper, size, vector)
             return attempt
         jitter *= 10.0
