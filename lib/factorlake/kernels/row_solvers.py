@@ -48,8 +48,8 @@ def _factorize(matrix: FloatMatrix, right: FloatVector, size: int, upper: FloatV
 
     Of the matrix only the upper triangle is read. ``upper`` is flat and float64, rows of padded width: row i holds U_i
     from its diagonal on, where 1/U_ii stands, and y_i behind its last column. Four finished rows at a time are taken
-    from each row below: whole vectors, so what stands left of a row's diagonal within its first vector is of no meaning,
-    but finite.
+    from each row below: whole vectors, so what stands left of a row's diagonal within its first vector is finite but of
+    no meaning.
     """
     lanes = lanes_in(upper)
     width = padded(size + 1, lanes)
