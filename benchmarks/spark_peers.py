@@ -3,9 +3,11 @@
     python -m benchmarks.train_als --peers pyspark_ml --rank 64
 
 One session that has trained a small model with each, the same frame of integer ids, the same objective (Spark's).
-Both are timed as a user meets them: from the frame to the factors, with all set-up. Ours is looked at after each epoch,
-off the clock: its time is that of the first epoch after which the objective is at most what the peer ends with and
-NDCG@10 not below the peer's by more than its standard error over users.
+The clock starts at the frame and takes in all set-up. Ours is looked at after each epoch, off the clock: its time is
+that of the first epoch after which the objective is at most what the peer ends with and NDCG@10 not below the peer's by
+more than its standard error over users. The exact half step that ends our training comes after it: it is told apart
+(``seconds_last_half_step``), as is the time of the finished model (``seconds_in_all``). The driver's peak memory
+includes the benchmark's own copies of the data.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.config.loader import build
+from factorlake.errors import NumericalError
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import epoch_metric
@@ -89,9 +91,9 @@ def test_a_start_and_a_held_out_metric_give_the_same_bits_in_every_plan(
     pairs = pairs_of(spark, objective)
     in_future = F.pmod(F.xxhash64("user_id", "item_id"), F.lit(5)) == 0
     known, held = pairs.where(~in_future), pairs.where(in_future)
-    # A model of some users and items; the others start as usual.
+    # A model of some users and of so few items that some blocks have none of them; the others start as usual.
     rng = np.random.default_rng(2)
-    ids = [f"user-{n}" for n in range(0, 211, 2)], [f"item-{n}" for n in range(0, 83, 3)]
+    ids = [f"user-{n}" for n in range(0, 211, 2)], ["item-3", "item-40"]
     users, items = (
         spark.createDataFrame([(one, rng.normal(size=6).tolist()) for one in side], "id string, factor array<double>")
         for side in ids
@@ -118,6 +120,17 @@ def test_a_start_and_a_held_out_metric_give_the_same_bits_in_every_plan(
         fitted.release()
     assert found["broadcast"] == found["local"]
     assert found["shuffle"] == found["local"]
+
+
+@pytest.mark.parametrize("plan", ["broadcast", "shuffle"])
+def test_an_error_in_a_task_is_raised_as_what_it_is(spark: SparkSession, lake_root: str, plan: PlanName) -> None:
+    # Biases take on what the mean of the ratings leaves, which no float32 holds.
+    sign = F.when(F.pmod(F.xxhash64("user_id", "item_id"), F.lit(2)) == 0, 1.0).otherwise(-1.0)
+    pairs = pairs_of(spark, "explicit").withColumn("value", sign * 3e38)
+    context = context_of(spark, lake_root, objective="explicit", solver="cg", plan=plan)
+    with pytest.raises(NumericalError, match=r"row \d+ are too large for float32"):
+        fit(context, pairs, "m")
+    assert not list(Path(context.lake.candidate_folder("m")).glob("rating_blocks/*"))
 
 
 def test_another_seed_gives_other_factors_of_about_the_same_loss(spark: SparkSession, lake_root: str) -> None:

@@ -95,6 +95,21 @@ def test_localized_blocks_are_the_same_blocks_with_neighbours_counted_among_thos
             assert bytes_of(replace(block, neighbours=seen[block.neighbours])) == whole
 
 
+@pytest.mark.parametrize("counted", [10**6, 400])
+def test_ids_are_counted_once_however_many_partitions_hold_them(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int
+) -> None:
+    monkeypatch.setattr(encode, "HASHES_COUNTED", counted)
+    rows = [(f"u{n % 1000}", f"i{n % 7}") for n in range(4000)]
+    pairs = spark.createDataFrame(rows, "user_id string, item_id string").withColumn("value", F.lit(1.0))
+    (tmp_path / "parts").mkdir()
+    parts = encode_to_files(pairs.repartition(4), False, str(tmp_path / "parts"))
+    assert encode.count_ids(parts, "item") == 7
+    assert sum(part.n_users for part in parts) > 2000
+    # About 400 of the some 2,500 hashes stand for all: the 160 users among them scatter by a twelfth.
+    assert encode.count_ids(parts, "user") == (1000 if counted > 4000 else pytest.approx(1000, rel=0.3))
+
+
 def test_ids_that_share_a_hash_keep_apart(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two ids with one xxhash64 are at hand, so the hash is made to say little; on the driver, where it can be."""
     monkeypatch.setattr(encode, "hash_ids", lambda ids: np.array([len(one) for one in ids], np.int64))

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factorlake.errors import ConfigError
+from factorlake.types import PlanName
 
 SHARED_TABLES = (
     "raw_events",
@@ -275,7 +276,7 @@ class TrainSettings(Section):
     """Row solver. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
     cg_steps: int = Field(default=2, ge=1, le=64)
     """Conjugate-gradient steps per row and half step."""
-    plan: Literal["auto", "local", "broadcast", "shuffle"] = "auto"
+    plan: PlanName = "auto"
     """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side; shuffle: rows
     of both sides lie in files of the root, and each task reads those its blocks need. auto picks by size."""
     threads: int = Field(default=0, ge=0)

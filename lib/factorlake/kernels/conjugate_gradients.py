@@ -1,4 +1,4 @@
-"""A few preconditioned conjugate-gradient steps in every row, from its present factors."""
+"""A few preconditioned conjugate-gradient steps in every row, from its present factors; very long rows exactly."""
 
 from __future__ import annotations
 

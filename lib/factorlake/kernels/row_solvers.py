@@ -1,4 +1,8 @@
-"""Exact row solvers: one small least-squares system per user or item."""
+"""Exact row solvers: one small least-squares system per user or item.
+
+Compiled kernels that use this file (conjugate_gradients.py) are cached by their own file: a change here asks for one
+there too.
+"""
 
 from __future__ import annotations
 

@@ -98,8 +98,8 @@ class EstimatorParams(_ALSParams, ModelParams):
     plan: Param[str] = Param(
         Params._dummy(),
         "plan",
-        "where rows are solved: 'local' (threads of the driver), 'broadcast' (Spark tasks) or 'auto'. It changes no "
-        "number.",
+        "where rows lie and are solved: 'local' (threads of the driver), 'broadcast' (driver; Spark tasks), 'shuffle' "
+        "(files; Spark tasks) or 'auto'. It changes no number.",
         typeConverter=TypeConverters.toString,
     )
     workspace: Param[str] = Param(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
-from contextlib import nullcontext
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from pyspark import keyword_only
@@ -27,6 +30,20 @@ if TYPE_CHECKING:
     from pyspark.ml.recommendation import ALSModel as SparkALSModel
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _own_folder(workspace: str) -> Iterator[str]:
+    """Yield a folder for one fit: fits may run at once in one workspace, as in tuning."""
+    if "://" in workspace:
+        # Nothing there could be removed afterwards; the next fit replaces it.
+        yield workspace
+        return
+    folder = f"{workspace}/{uuid.uuid4().hex}"
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultParamsReadable["ALS"]):
@@ -217,7 +234,7 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
         return self._set(tol=value)
 
     def setPlan(self, value: str) -> Self:
-        """Set where rows are solved: auto, local or broadcast."""
+        """Set where rows lie and are solved: auto, local, broadcast or shuffle."""
         return self._set(plan=value)
 
     def setWorkspace(self, value: str) -> Self:
@@ -265,7 +282,7 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
             rating.alias("value"),
         )
         folder = self.getWorkspace()
-        with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else nullcontext(folder) as workspace:
+        with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else _own_folder(folder) as workspace:
             # The frames of ids that name the rows lie in the workspace until they are released.
             fitted = self._train(pairs, parameters, workspace)
             try:

@@ -233,7 +233,9 @@ class _Training(Generic[R]):
         system = user_system(parameters, state.mean, gram, problem.n_items)
         turned, _ = self.plan.map_rows("item", lambda _, rows: (system.turn(rows), None), items)
         solved_rows, sums = self.plan.half_step(system.task, turned, None)
-        users, _ = self.plan.map_rows("user", lambda _, rows: (system.restore(rows), None), solved_rows)
+        users, _ = self.plan.map_rows(
+            "user", lambda block, rows: (system.restore(rows, block.first_row), None), solved_rows
+        )
         solved = solved_state(solved_rows, sums, parameters.width)
         pairs = all_pairs(solved, replace(fixed, gram=np.diag(system.eigenvalues)), parameters)
         observed = sum(one.observed_loss for one in sums)

@@ -144,17 +144,21 @@ def estimate(load: Load, cluster: Cluster) -> Estimate:
     else:
         # A block's pairs, gathered and sorted while it is packed.
         block = pairs_of_block * (PLACED + 2 * NEIGHBOURS)
-        seen = 0 if plan == "broadcast" else min(rows, pairs_of_block * load.rank * 4)
+        # In float64 in the last half step.
+        seen = 0 if plan == "broadcast" else 2 * min(rows, pairs_of_block * load.rank * 4)
         shared = rows if plan == "broadcast" else 0
         driver = PYTHON + (4 * load.factors if plan == "broadcast" else 0)
         worker = cluster.cores * (PYTHON + block + seen) + shared
         disk = load.pairs * (PLACED + max(CODES, 2 * NEIGHBOURS)) + (6 if plan == "shuffle" else 2) * load.factors
+    # Users are solved on all events, and lists made, with all items at hand: the driver numbers and ships them, each
+    # worker's process turns them in float64.
+    items = load.items * load.rank * 4
     return Estimate(
         cluster=cluster,
         plan=plan,
         why=why,
-        driver_memory=driver,
-        worker_memory=worker,
+        driver_memory=max(driver, PYTHON + 4 * items),
+        worker_memory=max(worker, cluster.cores * (PYTHON + 4 * items)),
         disk=disk,
         seconds=_seconds(load, plan, cores),
         written=(load.users + load.items) * (4 * load.rank + ROW_OF_FACTORS) + load.users * load.k * ROW_OF_LIST,

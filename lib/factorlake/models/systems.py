@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from factorlake.errors import NumericalError
 from factorlake.kernels.gram import eigenbasis, rotate_rows
 from factorlake.types import FloatMatrix
 
@@ -29,10 +30,23 @@ class UserSystem:
         wide = np.asarray(items, dtype=np.float64)
         return wide if self.basis is None else rotate_rows(wide, self.basis)
 
-    def restore(self, rows: FloatMatrix) -> NDArray[np.float32]:
-        """Turn solved rows (n, width) back into the basis of the given item factors and round them once."""
+    def restore(self, rows: FloatMatrix, first_row: int = 0) -> NDArray[np.float32]:
+        """Turn solved rows (n, width) back into the basis of the given item factors and round them once.
+
+        Raises
+        ------
+        NumericalError : a row is too large for float32; names it, counted from ``first_row``.
+        """
         turned = rows if self.basis is None else rotate_rows(rows, np.ascontiguousarray(self.basis.T))
-        return np.asarray(turned, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            rounded = np.asarray(turned, dtype=np.float32)
+        bad_rows = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
+        if len(bad_rows):
+            raise NumericalError(
+                f"factors of user row {first_row + int(bad_rows[0])} are too large for float32; look for extreme "
+                "values or raise the regularization"
+            )
+        return rounded
 
 
 def base_diagonal(parameters: AlsParameters, eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ def fit(
 ) -> Fitted:
     """Train on (user_id, item_id, value) pairs by the settings; see ``fit_pairs``.
 
-    What training keeps meanwhile lies under the candidate's folder and goes at the end.
+    What training keeps meanwhile lies under the candidate's folder and goes with ``Fitted.release``.
     """
     settings = context.settings
     return fit_pairs(

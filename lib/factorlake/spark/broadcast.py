@@ -7,13 +7,13 @@ function on the same arrays. So the factors are equal bit for bit.
 from __future__ import annotations
 
 import os
-import pickle
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -27,7 +27,7 @@ from factorlake.spark.blocks import unpack
 from factorlake.spark.compat import large_rows
 from factorlake.spark.exchange import Exchange, Handle
 from factorlake.spark.stored_blocks import StoredBlock, stored_layout
-from factorlake.spark.task_farm import mapped, run_balanced, save_array
+from factorlake.spark.task_farm import attempt, mapped, outcome, run_balanced, save_array
 from factorlake.types import FloatMatrix, RatingBlock, Side
 
 
@@ -116,21 +116,21 @@ class TaskBroadcastPlan(_BroadcastPlan):
         def solve(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
                 for number, block in unpack(batch):
-                    yield _row(number, shipped.solve(task, block))
+                    yield _row(number, attempt(shipped.solve, task, block))
 
         blocks = self.spark.read.format("delta").load(self.path).where(F.col("side") == task.side)
         with large_rows(self.spark):
             rows = blocks.mapInArrow(solve, _TOLD).toArrow().to_pylist()
-        solved = {row["block"]: pickle.loads(row["told"]) for row in rows}
+        solved = {row["block"]: outcome(row["told"]) for row in rows}
         return [solved[number] for number in sorted(solved)]
 
 
 _TOLD = "block int, told binary"
 
 
-def _row(number: int, told: object) -> pa.RecordBatch:
+def _row(number: int, told: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
-        [pa.array([number], pa.int32()), pa.array([pickle.dumps(told, protocol=5)], pa.binary())], ["block", "told"]
+        [pa.array([number], pa.int32()), pa.array([told], pa.binary())], ["block", "told"]
     )
 
 
@@ -139,17 +139,20 @@ def describe_blocks(
 ) -> tuple[AlsProblem, SideLayout, SideLayout]:
     """Return sizes and layouts of the blocks in a Delta table; their ratings stay with the workers."""
 
+    def sizes_of(block: RatingBlock) -> tuple[NDArray[np.int64], NDArray[np.int64], int, float]:
+        return block.hashes, ridge_counts(block, parameters), block.n_obs, rating_sum(block)
+
     def describe(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number, block in unpack(batch):
-                yield _row(number, (block.hashes, ridge_counts(block, parameters), block.n_obs, rating_sum(block)))
+                yield _row(number, attempt(sizes_of, block))
 
     layouts, sizes = [], []
     with large_rows(spark):
         for side in ("user", "item"):
             blocks = spark.read.format("delta").load(path).where(F.col("side") == side)
             rows = sorted(blocks.mapInArrow(describe, _TOLD).toArrow().to_pylist(), key=lambda row: row["block"])
-            told = [pickle.loads(row["told"]) for row in rows]
+            told = [outcome(row["told"]) for row in rows]
             layouts.append(SideLayout.of_blocks([one[0] for one in told], [one[1] for one in told]))
             sizes.append(told)
     users, items = layouts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -73,19 +74,32 @@ def release(frame: DataFrame) -> None:
     frame.unpersist()
 
 
+_LOCK = threading.Lock()
+_large_rows: dict[int, tuple[int, str | None]] = {}
+
+
 @contextmanager
 def large_rows(spark: SparkSession) -> Iterator[None]:
     """Let Arrow batches of the actions inside hold one row each: rows of megabytes would overflow a batch of many."""
     setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(setting, None)
-    spark.conf.set(setting, "1")
+    # Fits of one session may run in several threads: the first inside saves the setting, the last one restores it.
+    with _LOCK:
+        inside, before = _large_rows.get(id(spark), (0, None))
+        if not inside:
+            before = spark.conf.get(setting, None)
+            spark.conf.set(setting, "1")
+        _large_rows[id(spark)] = inside + 1, before
     try:
         yield
     finally:
-        if before is None:
-            spark.conf.unset(setting)
-        else:
-            spark.conf.set(setting, before)
+        with _LOCK:
+            inside, before = _large_rows.pop(id(spark))
+            if inside > 1:
+                _large_rows[id(spark)] = inside - 1, before
+            elif before is None:
+                spark.conf.unset(setting)
+            else:
+                spark.conf.set(setting, before)
 
 
 def quiet(spark: SparkSession) -> None:

@@ -52,6 +52,7 @@ class Part:
         return self.users if side == "user" else self.items
 
 
+HASHES_COUNTED = 4_000_000
 _SIDE_FILES = ("ids", "hashes.npy", "codes.npy")
 
 
@@ -68,6 +69,11 @@ class PartFile:
         """Return the part, mapped from its files."""
         values = f"{self.prefix}.values.npy"
         return Part(self._side("user"), self._side("item"), mapped(values) if os.path.exists(values) else None)
+
+    def hashes(self, side: Side) -> NDArray[np.int64]:
+        """Return the hashes of one side's ids, ascending, mapped from their file."""
+        hashes: NDArray[np.int64] = mapped(f"{self.prefix}.{side}.{_SIDE_FILES[1]}")
+        return hashes
 
     def remove(self) -> None:
         """Remove the part's files."""
@@ -173,6 +179,19 @@ def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[Part
     rows = _wanted(pairs).mapInArrow(encode, schema).collect()
     _check(sum(row["n_obs"] for row in rows), sum(row["n_refused"] for row in rows))
     return [PartFile(row["prefix"], row["n_obs"], row["n_users"], row["n_items"]) for row in rows if row["n_obs"]]
+
+
+def count_ids(parts: Sequence[PartFile], side: Side) -> int:
+    """Return how many distinct ids parts have, near enough to choose a plan by.
+
+    Partitions share ids, so their sizes do not add up. Hashes are evenly spread and lie in order: up to about
+    HASHES_COUNTED of them, from the lowest on, are compared and stand for all.
+    """
+    total = sum(part.n_users if side == "user" else part.n_items for part in parts)
+    share = min(1.0, HASHES_COUNTED / max(total, 1))
+    last = np.int64(min(2**63 - 1, int(share * 2.0**64) - 2**63))
+    lowest = [hashes[: np.searchsorted(hashes, last, side="right")] for hashes in (part.hashes(side) for part in parts)]
+    return round(len(np.unique(np.concatenate(lowest))) / share)
 
 
 ENCODED_SCHEMA = (

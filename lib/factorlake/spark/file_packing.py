@@ -92,7 +92,7 @@ def pack_files(
             raise RepeatedPairsError(f"{n_repeats} pairs occur more than once; combine their ratings first")
         stored[side] = [one.block for one in packed]
         sums[side] = [one.rating_sum for one in packed]
-    shutil.rmtree(placed_folder)
+    shutil.rmtree(placed_folder, ignore_errors=True)
     total = 0.0
     for of_block in sums["user"]:
         total += of_block
@@ -214,20 +214,20 @@ def _pack_block(
             told = mapped(f"{path}.values.npy")[own] if os.path.exists(f"{path}.values.npy") else None
             values.append((own.stop - own.start, told))
         first, last = int(block_ptr[number]), int(block_ptr[number + 1])
+        seen, places, n_places = None, np.concatenate(neighbours), n_neighbours
+        if localized:
+            # In the same order, so that rows come out as they would by position.
+            seen, places = _among_seen(places, n_neighbours)
+            n_places = len(seen)
         packed = compress_rows(
-            np.concatenate(rows) - np.int32(first),
-            np.concatenate(neighbours),
-            join_values(values),
-            last - first,
-            n_neighbours,
+            np.concatenate(rows) - np.int32(first), places, join_values(values), last - first, n_places
         )
         repeats = repeated_pair(packed)
         constant = packed.values is None or bool(np.all(packed.values == 1))
-        seen, places = _among_seen(packed.neighbours, n_neighbours) if localized else (None, packed.neighbours)
         block = RatingBlock(
             first_row=first,
             row_ptr=packed.row_ptr,
-            neighbours=places,
+            neighbours=packed.neighbours,
             values=None if constant else packed.values,
             hashes=mapped(f"{ids_path(folder, side, number)}.hashes.npy"),
         )

@@ -97,7 +97,7 @@ class ShufflePlan:
             rows = np.full((table.num_rows, rank), np.nan, np.float32)
             given = table.filter(table["factor"].is_valid())
             flat = given["factor"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            rows[given["position"].to_numpy() - first_rows[number]] = flat.reshape(given.num_rows, -1)
+            rows[given["position"].to_numpy() - first_rows[number]] = flat.reshape(given.num_rows, rank)
             save_array(rows_file(target, number), rows)
             return table.select(["block"]).slice(0, 1)
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
+from factorlake.errors import FactorlakeError
 from factorlake.spark.compat import large_rows, task_slots
 
 Job = TypeVar("Job")
@@ -29,7 +30,7 @@ def run_tasks(spark: SparkSession, jobs: Sequence[Job], work: Callable[[Job], To
     """Run ``work`` once for each job, a Spark task each, and return what it tells, in the order of the jobs.
 
     A task may run more than once, even at the same time: ``work`` writes files by `whole_file`. What it returns passes
-    the driver's JVM: sums, not rows.
+    the driver's JVM: sums, not rows. A FactorlakeError of it is raised here, as if it had run here.
     """
     if not jobs:
         return []
@@ -37,13 +38,29 @@ def run_tasks(spark: SparkSession, jobs: Sequence[Job], work: Callable[[Job], To
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch["id"].to_pylist():
-                told = pickle.dumps(work(jobs[number]), protocol=5)
+                told = attempt(work, jobs[number])
                 yield pa.RecordBatch.from_arrays([pa.array([number]), pa.array([told], pa.binary())], ["id", "told"])
 
     with large_rows(spark):
         frame = spark.range(0, len(jobs), 1, len(jobs)).mapInArrow(run, "id bigint, told binary")
         rows = frame.toArrow().to_pylist()
-    return [pickle.loads(row["told"]) for row in sorted(rows, key=lambda row: row["id"])]
+    return [outcome(row["told"]) for row in sorted(rows, key=lambda row: row["id"])]
+
+
+def attempt(work: Callable[..., Any], *given: Any) -> bytes:
+    """Return what ``work`` returns, or the FactorlakeError it raises, on its way to the driver."""
+    try:
+        return pickle.dumps((work(*given), None), protocol=5)
+    except FactorlakeError as error:
+        return pickle.dumps((None, error), protocol=5)
+
+
+def outcome(told: bytes) -> Any:
+    """Return or raise what `attempt` sent."""
+    value, error = pickle.loads(told)
+    if error is not None:
+        raise error
+    return value
 
 
 def run_balanced(

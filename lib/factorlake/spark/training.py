@@ -25,7 +25,16 @@ from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.spark.blocks import pack_blocks, write_blocks
 from factorlake.spark.broadcast import FileBroadcastPlan, TaskBroadcastPlan
 from factorlake.spark.compat import keep, named_jobs, release, task_slots
-from factorlake.spark.encode import Ids, Part, check_rows, encode_to_files, encode_to_rows, join_parts, parts_of
+from factorlake.spark.encode import (
+    Ids,
+    Part,
+    check_rows,
+    count_ids,
+    encode_to_files,
+    encode_to_rows,
+    join_parts,
+    parts_of,
+)
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
@@ -136,15 +145,14 @@ class _Run:
         """Fit where driver and workers see the workspace: ratings lie in its files."""
         folder = f"{self.workspace}/rating_blocks"
         shutil.rmtree(folder, ignore_errors=True)
-        os.makedirs(f"{folder}/parts")
+        os.makedirs(f"{folder}/parts", exist_ok=True)
         try:
             parts = encode_to_files(pairs, drop_zero, f"{folder}/parts")
             n_observed = sum(part.n_obs for part in parts)
-            most_users, most_items = sum(part.n_users for part in parts), sum(part.n_items for part in parts)
-            chosen = self._choose(True, most_users, most_items, n_observed)
+            chosen = self._choose(True, count_ids(parts, "user"), count_ids(parts, "item"), n_observed)
             if chosen == "local":
                 fitted = self._local([part.load() for part in parts])
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
                 return fitted
             n_blocks = number_of_blocks(n_observed)
             localized = chosen == "shuffle"
@@ -184,9 +192,9 @@ class _Run:
                 shutil.rmtree(path, ignore_errors=True)
         return Fitted(model, self.parameters, users, items, n_observed, "broadcast")
 
-    def _choose(self, by_file: bool, most_users: int, most_items: int, n_observed: int) -> PlanName:
+    def _choose(self, by_file: bool, n_users: int, n_items: int, n_observed: int) -> PlanName:
         # Lists and epochs do not weigh in the choice.
-        load = Load(most_users, most_items, n_observed, self.parameters.rank, epochs=1, k=1)
+        load = Load(n_users, n_items, n_observed, self.parameters.rank, epochs=1, k=1)
         is_local = (self.spark.conf.get("spark.master", None) or "local").startswith("local")
         chosen, why = choose_plan(self.plan, is_local, by_file, load)
         self.progress(f"plan {chosen}: {why}")
@@ -275,5 +283,5 @@ def _placed(factors: DataFrame, known: Positions, rank: int) -> NDArray[np.float
     rows = np.full((known.n_ids, rank), np.nan, np.float32)
     if table.num_rows:
         flat = table["factor"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        rows[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, -1)
+        rows[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, rank)
     return rows
