@@ -108,3 +108,26 @@ def test_publishing_keeps_the_rows_of_lists_that_did_not_change(spark: SparkSess
     }  # fmt: skip
     third = publish(list_of("same", ["a", "b"], "3") + list_of("moved", ["b", "a"], "3") + list_of("new", ["c"], "3"))
     assert (third.version, third.changed) == (second.version, 0)
+
+
+def test_a_table_that_grows_by_small_commits_is_put_together_and_forgets_nothing(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path, runs, most = str(tmp_path / "runs"), SCHEMAS["runs"], 4
+
+    def write(number: int) -> delta_io.Commit:
+        rows = [{"run_id": str(number)}]
+        return delta_io.append_rows(spark, rows, path, runs, run_id=str(number), app_id=f"run {number}")
+
+    # Delta's own limit of 50 files would take as many commits to reach.
+    spark.conf.set("spark.databricks.delta.autoCompact.minNumFiles", str(most))
+    try:
+        told = [write(number) for number in range(2 * most + 1)]
+    finally:
+        spark.conf.unset("spark.databricks.delta.autoCompact.minNumFiles")
+    table = DeltaTable(path)
+    assert len(table.file_uris()) < most
+    assert told[-1].version == table.version() > len(told)
+    assert not any(commit.skipped for commit in told)
+    assert write(0).skipped
+    assert sorted(row["run_id"] for row in delta_io.read(spark, path).collect()) == [str(n) for n in range(len(told))]

@@ -9,6 +9,8 @@ from factorlake.spark.ids import rank_new_ids
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
 
+SIDES = ("user", "item")
+
 
 def extend(context: Context, batch: str) -> dict[str, int]:
     """Append the ids of a batch's interactions that the dictionaries do not hold; return how many came to each.
@@ -17,20 +19,25 @@ def extend(context: Context, batch: str) -> dict[str, int]:
     the same indexes however it is partitioned. Rows are never removed, so the greatest index tells the first free
     one. Running it again finds nothing new.
     """
-    added = {}
     interactions = delta_io.read(context.spark, context.lake.shared("interactions")).filter(F.col("batch") == batch)
-    for side in ("user", "item"):
-        table = f"{side}s"
-        path = context.lake.shared(table)
-        known = delta_io.read_or_empty(context.spark, path, SCHEMAS[table]).select("id", "index")
-        ids = interactions.select(F.col(f"{side}_id").alias("id")).distinct()
-        counts = ids.join(known, on="id", how="full_outer").agg(
-            F.count_if(F.col("index").isNull()).alias("new"), F.coalesce(F.max("index"), F.lit(-1)).alias("last")
-        )
-        found = counts.collect()[0]
-        added[f"new_{table}"] = found["new"]
-        if found["new"] or not delta_io.exists(context.spark, path):
-            new = ids.join(known, on="id", how="left_anti")
-            ranked = rank_new_ids(new, found["last"] + 1, found["new"]).withColumn("run_id", F.lit(context.run_id))
-            delta_io.append(context.spark, ranked, path, SCHEMAS[table], run_id=context.run_id)
-    return added
+    paths = {side: context.lake.shared(f"{side}s") for side in SIDES}
+    known = {
+        side: delta_io.read_or_empty(context.spark, paths[side], SCHEMAS[f"{side}s"]).select("id", "index")
+        for side in SIDES
+    }
+    ids = {side: interactions.select(F.col(f"{side}_id").alias("id")).distinct() for side in SIDES}
+    users, items = (
+        ids[side]
+        .join(known[side], on="id", how="full_outer")
+        .agg(F.count_if(F.col("index").isNull()).alias("new"), F.coalesce(F.max("index"), F.lit(-1)).alias("last"))
+        .withColumn("side", F.lit(side))
+        for side in SIDES
+    )
+    found = {row["side"]: row for row in users.unionByName(items).collect()}
+    for side in SIDES:
+        n_new, last = found[side]["new"], found[side]["last"]
+        if n_new or not delta_io.exists(context.spark, paths[side]):
+            new = ids[side].join(known[side], on="id", how="left_anti")
+            ranked = rank_new_ids(new, last + 1, n_new).withColumn("run_id", F.lit(context.run_id))
+            delta_io.append(context.spark, ranked, paths[side], SCHEMAS[f"{side}s"], run_id=context.run_id)
+    return {f"new_{side}s": found[side]["new"] for side in SIDES}

@@ -24,7 +24,8 @@ LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
 
 @dataclass(frozen=True)
 class Commit:
-    """What a write left behind: the table's version, and whether Delta skipped the write as done before."""
+    """What a write left behind: the table's version, after the compaction where one followed, and whether Delta skipped
+    the write as done before."""
 
     version: int
     skipped: bool
@@ -100,7 +101,7 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
     """Create the table with its comments when it is not there yet.
 
     Deletion vectors stay off: readers of Delta's reader protocol 1 (DuckDB, Polars, delta-rs, pandas) must be able
-    to read every table.
+    to read every table. A table that grows is compacted by Delta after a commit that leaves many small files.
     """
     if exists(spark, path):
         return
@@ -108,9 +109,13 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
         f"`{field.name}` {field.dataType.simpleString()} COMMENT '{_escaped(field.metadata['comment'])}'"
         for field in schema.fields
     )
+    properties = {"delta.enableDeletionVectors": "false", "factorlake.schemaVersion": str(SCHEMA_VERSION)}
+    if schema.grows:
+        properties["delta.autoOptimize.autoCompact"] = "true"
+    told = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS {_quoted(path)} ({columns}) USING delta COMMENT '{_escaped(schema.comment)}' "
-        f"TBLPROPERTIES ('delta.enableDeletionVectors' = 'false', 'factorlake.schemaVersion' = '{SCHEMA_VERSION}')"
+        f"TBLPROPERTIES ({told})"
     )
 
 
@@ -140,9 +145,10 @@ def _write(
     committed = spark.conf.get(LAST_COMMIT, None)
     if committed is not None:
         return Commit(version=int(committed), skipped=False)
-    # No commit was noted: Delta took the write for one that was done before, or notes none. The history knows.
-    latest = _history(spark, path, 1)[0]
-    return Commit(version=int(latest["version"]), skipped=latest["userMetadata"] != token)
+    # No commit was noted: Delta took the write for one that was done before, or notes none. The history knows; a
+    # compaction may have followed the write.
+    latest = _history(spark, path, 2)
+    return Commit(version=int(latest[0]["version"]), skipped=token not in [row["userMetadata"] for row in latest])
 
 
 def append(

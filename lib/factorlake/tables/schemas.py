@@ -51,16 +51,19 @@ class TableSchema:
     name: str
     comment: str
     fields: StructType
+    grows: bool = False
+    """Whether every run appends a little: Delta then puts small files together, so that the table reads as fast after
+    a year of nights as after a week."""
 
 
-def _table(name: str, comment: str, columns: str) -> TableSchema:
+def _table(name: str, comment: str, columns: str, *, grows: bool = False) -> TableSchema:
     fields = []
     for line in columns.strip().splitlines():
         declaration, _, column_comment = line.strip().partition(": ")
         column, _, kind = declaration.partition(" ")
         metadata = {"comment": column_comment, "schema_version": SCHEMA_VERSION}
         fields.append(StructField(column, _TYPES[kind], True, metadata))
-    return TableSchema(name, comment, StructType(fields))
+    return TableSchema(name, comment, StructType(fields), grows)
 
 
 _TABLES = [
@@ -78,6 +81,7 @@ _TABLES = [
         ingested_at timestamp: When it was read.
         run_id string: Run that read it.
         """,
+        grows=True,
     ),
     _table(
         "ingest_ledger",
@@ -94,6 +98,7 @@ _TABLES = [
         recorded_at timestamp: When this row was written.
         run_id string: Run that wrote it.
         """,
+        grows=True,
     ),
     _table(
         "quarantine",
@@ -109,6 +114,7 @@ _TABLES = [
         refused_at timestamp: When.
         run_id string: Run that refused it.
         """,
+        grows=True,
     ),
     _table(
         "interactions",
@@ -125,6 +131,7 @@ _TABLES = [
         rules_hash string: Hash of the rules that accepted it.
         run_id string: Run that accepted it.
         """,
+        grows=True,
     ),
     _table(
         "users",
@@ -134,6 +141,7 @@ _TABLES = [
         index bigint: Dense index from 0.
         run_id string: Run that added it.
         """,
+        grows=True,
     ),
     _table(
         "items",
@@ -143,6 +151,7 @@ _TABLES = [
         index bigint: Dense index from 0.
         run_id string: Run that added it.
         """,
+        grows=True,
     ),
     *(
         _table(
@@ -179,6 +188,7 @@ _TABLES = [
         model_version string: Model it made, judged or published; or null.
         settings string: The resolved settings as JSON.
         """,
+        grows=True,
     ),
     _table(
         "validation_results",
@@ -193,6 +203,7 @@ _TABLES = [
         recorded_at timestamp: When.
         run_id string: Run that measured it.
         """,
+        grows=True,
     ),
     _table(
         "models",
@@ -219,6 +230,7 @@ _TABLES = [
         recorded_at timestamp: When this row was written.
         run_id string: Run that wrote it.
         """,
+        grows=True,
     ),
     _table(
         "publications",
@@ -232,6 +244,7 @@ _TABLES = [
         published_at timestamp: When.
         run_id string: Run that published it.
         """,
+        grows=True,
     ),
     _table(
         "training_trace",
@@ -251,6 +264,7 @@ _TABLES = [
         solver string: Solver that ran it.
         run_id string: Run that trained it.
         """,
+        grows=True,
     ),
     _table(
         "evaluation",
@@ -267,6 +281,7 @@ _TABLES = [
         recorded_at timestamp: When.
         run_id string: Run that judged it.
         """,
+        grows=True,
     ),
     _table(
         "factors",
