@@ -280,17 +280,24 @@ def told_course(name: str, course: Course) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parse the arguments, run ours and the peers, print the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", choices=["local"], default="local")
-    parser.add_argument("--peers", default="irspack,implicit")
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that knows what every training benchmark is told: the pairs, the rank, whether to keep."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=["planted", "gowalla", "ml-1m-ncf"], default="planted")
     parser.add_argument("--users", type=int, default=138_493, help="of planted data, as are items and pairs")
     parser.add_argument("--items", type=int, default=26_744)
     parser.add_argument("--pairs", type=int, default=17_538_366)
     parser.add_argument("--cache", type=Path, default=None, help="folder in which planted pairs are kept")
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the arguments, run ours and the peers, print the result line."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--plan", choices=["local"], default="local")
+    parser.add_argument("--peers", default="irspack,implicit")
     parser.add_argument("--epochs", type=int, default=8, help="of each peer; ours may take twice as many")
     parser.add_argument("--solver", choices=["auto", "cg", "exact"], default="auto", help="ours")
     parser.add_argument("--irspack-solvers", default="CG,CHOLESKY,IALSPP")
@@ -298,11 +305,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--regularization", type=float, default=0.002, help="beside irspack: λ, scaled by count")
     parser.add_argument("--alpha", type=float, default=10.0, help="beside implicit: c of a pair that is there")
     parser.add_argument("--hkv-regularization", type=float, default=10.0, help="beside implicit: λ, not scaled")
-    parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
     given = parser.parse_args(arguments)
     figures, ratios = compare(given)
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(given).items()}
-    finish(f"train_als-local-{given.data}-{given.rank}", settings, figures, ratios, given.keep)
+    finish(f"train_als-local-{given.data}-{given.rank}", vars(given), figures, ratios, given.keep)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def finish(
     result = {
         "name": name,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "settings": settings,
+        # A folder lies elsewhere on every machine and says nothing.
+        "settings": {key: value for key, value in settings.items() if not isinstance(value, Path)},
         "machine": machine(),
         "figures": figures,
         "ratios": ratios,

@@ -12,7 +12,6 @@ includes the benchmark's own copies of the data.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import time
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from benchmarks.local_peers import Course, Factors, Task, blocks_of, make_task, told_course
+from benchmarks.local_peers import Course, Factors, Task, blocks_of, make_task, parser_of, told_course
 from benchmarks.result import finish
 from factorlake.config.settings import SparkSettings
 from factorlake.models.objective import objective_value
@@ -168,22 +167,15 @@ def _by_id(frame: DataFrame, n: int) -> NDArray[np.float32]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, run ours and the peer, print the result line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--plan", choices=["auto", "local", "broadcast", "shuffle"], default="auto")
     parser.add_argument("--peers", default="", help="comma-separated: pyspark_ml")
-    parser.add_argument("--data", choices=["planted", "gowalla", "ml-1m-ncf"], default="planted")
-    parser.add_argument("--users", type=int, default=138_493, help="of planted data, as are items and pairs")
-    parser.add_argument("--items", type=int, default=26_744)
-    parser.add_argument("--pairs", type=int, default=17_538_366)
-    parser.add_argument("--cache", type=Path, default=None, help="folder in which planted pairs are kept")
-    parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--alpha", type=float, default=10.0)
     parser.add_argument("--regularization", type=float, default=0.05)
     parser.add_argument("--epochs", type=int, default=3, help="of the peer")
     parser.add_argument("--own-epochs", type=int, default=None, help="of ours; as many and two more where not given")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="8g")
-    parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
     given = parser.parse_args(arguments)
     task = make_task(given.data, (given.users, given.items, given.pairs), given.cache)
     print(f"{task.train.nnz:,} pairs to train on", flush=True)
@@ -225,5 +217,4 @@ def main(arguments: list[str] | None = None) -> None:
             per_epoch = told["seconds_in_all"] / given.epochs / figures["factorlake"]["seconds_per_epoch"]
             figures["pyspark_ml"]["seconds_in_all_by_epochs_over_our_epoch"] = per_epoch
         spark.stop()
-    settings = {key: str(one) if isinstance(one, Path) else one for key, one in vars(given).items()}
-    finish(f"train_als-spark-{given.data}-{given.rank}", settings, figures, ratios, given.keep)
+    finish(f"train_als-spark-{given.data}-{given.rank}", vars(given), figures, ratios, given.keep)

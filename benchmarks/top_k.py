@@ -261,7 +261,7 @@ def main() -> None:
             )
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.1f} times our seconds", flush=True)
-    finish("top_k", {**vars(given), "cache": None}, figures, ratios, given.keep)
+    finish("top_k", vars(given), figures, ratios, given.keep)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from tests.pipelines.demo_lake import DemoRun
 
 # Test tables are small: planning and compiling cost more than the rows. The short-lived JVMs that tests start stop at
-# the quick compiler. The shared session's lives long enough to gain from the slow one (the quick one alone also has
-# room for 48 MiB of code only, which an hour of tests overflows); it interprets its plans and never plans anew between
-# stages. The whole pipeline under spark-submit (tests/jobs) runs with generated code and adaptive plans, and must leave
-# the same tables.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+# the quick compiler and collect garbage without a background. The shared session's lives long enough to gain from the
+# slow one (the quick one alone also has room for 48 MiB of code only, which an hour of tests overflows); it interprets
+# its plans and never plans anew between stages. The whole pipeline under spark-submit (tests/jobs) runs with generated
+# code and adaptive plans, and must leave the same tables.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC")
 SHARED_JVM = "-XX:+UseParallelGC"
 QUICK_PLANS = {
     "spark.sql.codegen.wholeStage": "false",

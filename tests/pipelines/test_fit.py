@@ -123,13 +123,18 @@ def test_a_start_and_a_held_out_metric_give_the_same_bits_in_every_plan(
 
 
 @pytest.mark.parametrize("plan", ["broadcast", "shuffle"])
-def test_an_error_in_a_task_is_raised_as_what_it_is(spark: SparkSession, lake_root: str, plan: PlanName) -> None:
+def test_an_error_in_a_task_is_raised_as_what_it_is_and_leaves_nothing_behind(
+    spark: SparkSession, lake_root: str, plan: PlanName
+) -> None:
     # Biases take on what the mean of the ratings leaves, which no float32 holds.
     sign = F.when(F.pmod(F.xxhash64("user_id", "item_id"), F.lit(2)) == 0, 1.0).otherwise(-1.0)
     pairs = pairs_of(spark, "explicit").withColumn("value", sign * 3e38)
     context = context_of(spark, lake_root, objective="explicit", solver="cg", plan=plan)
+    cached = spark.sparkContext._jsc.getPersistentRDDs
+    before = set(cached())
     with pytest.raises(NumericalError, match=r"row \d+ are too large for float32"):
         fit(context, pairs, "m")
+    assert set(cached()) == before
     assert not list(Path(context.lake.candidate_folder("m")).glob("rating_blocks/*"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -65,7 +66,7 @@ class ArrayRows:
     """(n_blocks + 1,) where logical blocks start."""
 
     def blocks(self) -> Iterator[FloatMatrix]:
-        for first, last in zip(self.block_ptr[:-1], self.block_ptr[1:], strict=True):
+        for first, last in pairwise(self.block_ptr.tolist()):
             yield self.array[first:last]
 
     def at(self, positions: NDArray[np.integer]) -> FloatMatrix:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,15 +158,15 @@ class _Run:
             n_blocks = number_of_blocks(n_observed)
             localized = chosen == "shuffle"
             packed = pack_files(self.spark, parts, folder, n_blocks, self.parameters, localized=localized)
-            users, items = _kept(packed.users), _kept(packed.items)
-            self._packed(n_observed, users, items)
-            with named_jobs(self.spark, "half steps"):
-                if chosen == "shuffle":
-                    shuffle = ShufflePlan(self.spark, folder, packed.problem, packed.blocks)
-                    model: TrainedModel[Any] = self._in_files(shuffle, users, items)
-                else:
-                    broadcast = FileBroadcastPlan(self.spark, exchange, packed.problem, packed.blocks)
-                    model = self._on_driver(broadcast, users, items)
+            with _kept(packed.users, packed.items) as (users, items):
+                self._packed(n_observed, users, items)
+                with named_jobs(self.spark, "half steps"):
+                    if chosen == "shuffle":
+                        shuffle = ShufflePlan(self.spark, folder, packed.problem, packed.blocks)
+                        model: TrainedModel[Any] = self._in_files(shuffle, users, items)
+                    else:
+                        broadcast = FileBroadcastPlan(self.spark, exchange, packed.problem, packed.blocks)
+                        model = self._on_driver(broadcast, users, items)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -178,15 +179,15 @@ class _Run:
             return self._local(parts_of(encoded))
         path = f"{self.workspace}/rating_blocks"
         n_blocks = number_of_blocks(n_observed)
-        users = _kept(positions(encoded.select(F.explode("user_ids").alias("id")), n_blocks))
-        items = _kept(positions(encoded.select(F.explode("item_ids").alias("id")), n_blocks))
-        self._packed(n_observed, users, items)
+        by_side = (positions(encoded.select(F.explode(ids).alias("id")), n_blocks) for ids in ("user_ids", "item_ids"))
         try:
-            with named_jobs(self.spark, "pack rating blocks"):
-                write_blocks(pack_blocks(encoded, users, items), path)
-                plan = TaskBroadcastPlan(self.spark, exchange, path, self.parameters)
-            with named_jobs(self.spark, "half steps"):
-                model = self._on_driver(plan, users, items)
+            with _kept(*by_side) as (users, items):
+                self._packed(n_observed, users, items)
+                with named_jobs(self.spark, "pack rating blocks"):
+                    write_blocks(pack_blocks(encoded, users, items), path)
+                    plan = TaskBroadcastPlan(self.spark, exchange, path, self.parameters)
+                with named_jobs(self.spark, "half steps"):
+                    model = self._on_driver(plan, users, items)
         finally:
             if "://" not in path:
                 shutil.rmtree(path, ignore_errors=True)
@@ -265,9 +266,17 @@ def _numbered(spark: SparkSession, ids: Ids, n_blocks: int) -> Positions:
     return Positions(frame, np.searchsorted(block, np.arange(n_blocks + 1)))
 
 
-def _kept(found: Positions) -> Positions:
-    """Return positions whose frame is kept: they name the rows of factors until those are written."""
-    return Positions(keep(found.frame), found.block_ptr)
+@contextmanager
+def _kept(users: Positions, items: Positions) -> Iterator[tuple[Positions, Positions]]:
+    """Keep the frames of positions, which name the rows of factors until those are written; give them up only when
+    the fit inside fails."""
+    kept = Positions(keep(users.frame), users.block_ptr), Positions(keep(items.frame), items.block_ptr)
+    try:
+        yield kept
+    except BaseException:
+        for one in kept:
+            release(one.frame)
+        raise
 
 
 def _laid_beside(factors: DataFrame, known: Positions) -> DataFrame:
