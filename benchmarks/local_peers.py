@@ -230,13 +230,15 @@ def compare(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     print(f"{pairs.nnz:,} pairs of {task.train.shape[0]:,} users and {task.train.shape[1]:,} items", flush=True)
     figures: dict[str, Any] = {"pairs": pairs.nnz, "packing_seconds": packing, "irspack": {}}
     ratios: dict[str, Any] = {}
-    shared = AlsParameters(rank=given.rank, epochs=2 * given.epochs, tolerance=None, solver=given.solver)
+    shared = AlsParameters(
+        rank=given.rank, epochs=2 * given.epochs, tolerance=None, solver=given.solver, init_scale=given.init_scale
+    )
     wanted = given.peers.split(",")
+    parameters = replace(shared, regularization=given.regularization, nu=1.0, alpha0=given.alpha0)
+    value = _objective(blocks, parameters)
+    own = ours(task, parameters, value, blocks)
+    figures["factorlake_modern"] = told_course("factorlake, modern objective", own)
     if "irspack" in wanted:
-        parameters = replace(shared, regularization=given.regularization, nu=1.0, alpha0=given.alpha0)
-        value = _objective(blocks, parameters)
-        own = ours(task, parameters, value, blocks)
-        figures["factorlake_modern"] = told_course("factorlake, modern objective", own)
         for solver in given.irspack_solvers.split(","):
             course = irspack(task, given, solver, value)
             told = told_course(f"irspack {solver}", course)
@@ -300,6 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peers", default="irspack,implicit")
     parser.add_argument("--epochs", type=int, default=8, help="of each peer; ours may take twice as many")
     parser.add_argument("--solver", choices=["auto", "cg", "exact"], default="auto", help="ours")
+    parser.add_argument("--init-scale", type=float, default=AlsParameters.init_scale, help="ours")
     parser.add_argument("--irspack-solvers", default="CG,CHOLESKY,IALSPP")
     parser.add_argument("--alpha0", type=float, default=0.1, help="beside irspack: weight of every pair")
     parser.add_argument("--regularization", type=float, default=0.002, help="beside irspack: λ, scaled by count")
