@@ -11,10 +11,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from factorlake.kernels.initial import hash_ids
 from factorlake.models.parameters import AlsParameters
 from factorlake.spark import encode, file_packing, ids
 from factorlake.spark.blocks import pack_blocks, unpack, write_blocks
-from factorlake.spark.encode import encode_to_files, encode_to_rows
+from factorlake.spark.encode import encode_to_files, encode_to_rows, merge_ids
 from factorlake.spark.file_packing import pack_files
 from factorlake.spark.pairs import PairRule, combine_pairs, fingerprint
 from factorlake.spark.task_farm import balanced
@@ -108,6 +109,20 @@ def test_ids_are_counted_once_however_many_partitions_hold_them(
     assert sum(part.n_users for part in parts) > 2000
     # About 400 of the some 2,500 hashes stand for all: the 160 users among them scatter by a twelfth.
     assert encode.count_ids(parts, "user") == (1000 if counted > 4000 else pytest.approx(1000, rel=0.3))
+
+
+def test_dictionaries_are_merged_where_some_or_all_of_them_are_empty() -> None:
+    def dictionary(*ids: str) -> tuple[pa.Array, np.ndarray]:
+        return pa.array(ids, pa.string()), hash_ids(ids)
+
+    merged, places = merge_ids([dictionary(), dictionary("x", "y"), dictionary(), dictionary("y", "z")])
+    found = merged.ids.to_pylist()
+    assert sorted(found) == ["x", "y", "z"]
+    assert np.array_equal(merged.hashes, hash_ids(found))
+    assert (merged.hashes[1:] > merged.hashes[:-1]).all()
+    assert [[found[place] for place in own] for own in places] == [[], ["x", "y"], [], ["y", "z"]]
+    merged, places = merge_ids([dictionary(), dictionary()])
+    assert (len(merged.ids), len(merged.hashes), [len(own) for own in places]) == (0, 0, [0, 0])
 
 
 def test_ids_that_share_a_hash_keep_apart(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

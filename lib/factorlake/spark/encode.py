@@ -290,10 +290,15 @@ class Ids:
 def merge_ids(
     dictionaries: Sequence[tuple[pa.Array, NDArray[np.int64]]],
 ) -> tuple[Ids, list[NDArray[np.int32]]]:
-    """Return the distinct ids of one or more dictionaries (ids, hashes), and where each dictionary's ids went."""
-    encoded = pa.chunked_array([ids for ids, _ in dictionaries], pa.string()).dictionary_encode()
-    distinct = encoded.chunk(0).dictionary
-    places = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+    """Return the distinct ids of one or more dictionaries (ids, hashes), of which any may be empty, and where each
+    dictionary's ids went."""
+    nowhere = np.empty(0, np.int32)
+    # Encoded, a chunk without ids would be gone.
+    chunks = pa.chunked_array([ids for ids, _ in dictionaries if len(ids)], pa.string()).dictionary_encode().chunks
+    if not chunks:
+        return Ids(pa.array([], pa.string()), np.empty(0, np.int64)), [nowhere for _ in dictionaries]
+    distinct, left = chunks[0].dictionary, iter(chunks)
+    places = [next(left).indices.to_numpy() if len(ids) else nowhere for ids, _ in dictionaries]
     hashes = np.empty(len(distinct), np.int64)
     for place, (_, own) in zip(places, dictionaries, strict=True):
         hashes[place] = own
