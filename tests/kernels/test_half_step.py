@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorlake.errors import NumericalError
-from factorlake.kernels.half_step import SolvedBlock, solve_block
+from factorlake.kernels.half_step import SolvedBlock, segment_sums, solve_block
 from factorlake.kernels.half_step_numpy import solve_block_numpy
-from factorlake.kernels.row_solvers import TILE
+from factorlake.kernels.observations import long_sums
+from factorlake.kernels.row_solvers import SEGMENT, TILE
 from tests.reference.als import solve_row
 
 # float32 products of at most a few hundred observations on systems with condition up to about 1e3.
@@ -287,3 +289,38 @@ def test_a_row_that_cannot_be_solved_is_named(solve: Any) -> None:
 def test_cg_without_a_start_is_refused() -> None:
     with pytest.raises(ValueError, match="warm"):
         solve_block(**block([2], rank=2) | {"warm": None}, solver="cg")
+
+
+@pytest.mark.parametrize("solver", ["cg", "exact"])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
+def test_a_row_summed_in_segments_elsewhere_gets_the_bits_of_one_summed_in_its_block(
+    solver: Any, biased: bool, dtype: type, tolerance: float
+) -> None:
+    arguments = block([3, 2 * SEGMENT + TILE + 5, 40, SEGMENT + 1], rank=4, dtype=dtype, n_other=700, biased=biased)
+    here = solve_block(**arguments, solver=solver)
+    rows, sums = [], []
+    for row, (first, last) in enumerate(pairwise(arguments["row_ptr"].tolist())):
+        if last - first > SEGMENT:
+            total = np.zeros((4, 5))
+            for start in range(first, last, SEGMENT):
+                part = slice(start, min(start + SEGMENT, last))
+                total += segment_sums(
+                    arguments["neighbours"][part],
+                    arguments["confidence"][part],
+                    arguments["target"][part],
+                    arguments["factors"],
+                    arguments["offset"],
+                )
+            rows.append(row)
+            sums.append(total)
+    assert rows == [1, 3]
+    known = long_sums(rows, sums)
+    elsewhere = solve_block(**arguments, solver=solver, known=known)
+    assert elsewhere.factors.tobytes() == here.factors.tobytes()
+    assert (elsewhere.observed_loss, elsewhere.residual_sum) == (here.observed_loss, here.residual_sum)
+    np.testing.assert_allclose(here.factors[rows], oracle(arguments)[rows], rtol=tolerance, atol=tolerance)
+    # Sums that are there are used: twice as much of everything is another row.
+    doubled = solve_block(**arguments, solver=solver, known=long_sums(rows, [2 * one for one in sums])).factors
+    assert not np.array_equal(doubled[1], here.factors[1])
+    assert np.array_equal(doubled[2], here.factors[2])

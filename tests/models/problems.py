@@ -38,8 +38,9 @@ def problem_of(
     distinct_users, user_hashes = order_ids(user_ids)
     distinct_items, item_hashes = order_ids(item_ids)
     assert np.array_equal(hash_ids(distinct_users), user_hashes)
-    u = np.array([distinct_users.index(one) for one in user_ids])
-    i = np.array([distinct_items.index(one) for one in item_ids])
+    user_of, item_of = ({one: n for n, one in enumerate(distinct)} for distinct in (distinct_users, distinct_items))
+    u = np.array([user_of[one] for one in user_ids])
+    i = np.array([item_of[one] for one in item_ids])
     n_users, n_items = len(distinct_users), len(distinct_items)
     return Problem(
         users=u,

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from factorlake.kernels.row_solvers import SEGMENT
 from factorlake.models.als import train
 from factorlake.models.fit import fit_als
-from factorlake.models.half_step import BlockSums, HalfStepTask, prepare_fixed, solve_one_block
+from factorlake.models.half_step import BlockSums, HalfStepTask, prepare_fixed, segments_of, solve_one_block
 from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import TrainedModel
-from tests.models.problems import EXPLICIT, MODERN, SPARK, problem_of, random_ids
+from tests.models.problems import EXPLICIT, MODERN, SPARK, Problem, problem_of, random_ids
 
 CASES = [
     pytest.param(replace(MODERN, rank=16), "one", id="modern"),
@@ -61,26 +62,41 @@ def test_shuffled_input_gives_the_same_bits(parameters: AlsParameters, rating: s
     assert bits(shuffled.model) == one
 
 
-@pytest.mark.parametrize(("parameters", "rating"), CASES)
-def test_blocks_solved_in_any_order_give_the_same_bits(parameters: AlsParameters, rating: str) -> None:
-    problem = problem_of(*random_ids(200, 90, 3000, seed=7, rating=rating))
-    blocks = {"user": problem.user_blocks, "item": problem.item_blocks}
+class OneByOne(LocalPlan):
+    """Each block alone, the last first, its long rows summed where it is solved."""
 
-    class Backwards(LocalPlan):
-        def half_step(
-            self, task: HalfStepTask, fixed: ArrayRows, own: ArrayRows | None
-        ) -> tuple[ArrayRows, list[BlockSums]]:
-            solved = []
-            for block in reversed(blocks[task.side]):
-                warm = None if own is None else own.array[block.first_row : block.first_row + block.n_rows]
-                solved.append(solve_one_block(task, block, prepare_fixed(parameters, task.mean, fixed.array), warm))
-            rows = np.concatenate([rows for rows, _ in reversed(solved)])
-            return self.hold(task.side, rows), [sums for _, sums in reversed(solved)]
+    def half_step(
+        self, task: HalfStepTask, fixed: ArrayRows, own: ArrayRows | None
+    ) -> tuple[ArrayRows, list[BlockSums]]:
+        solved = []
+        for block in reversed(self._blocks[task.side]):
+            warm = None if own is None else own.array[block.first_row : block.first_row + block.n_rows]
+            prepared = prepare_fixed(task.parameters, task.mean, fixed.array)
+            solved.append(solve_one_block(task, block, prepared, warm))
+        rows = np.concatenate([rows for rows, _ in reversed(solved)])
+        return self.hold(task.side, rows), [sums for _, sums in reversed(solved)]
 
+
+def assert_same_bits_one_by_one(problem: Problem, parameters: AlsParameters) -> None:
     with LocalPlan(problem.user_blocks, problem.item_blocks, parameters, threads=2) as plan:
         in_order = bits(train(plan, parameters))
-    with Backwards(problem.user_blocks, problem.item_blocks, parameters) as plan:
+    with OneByOne(problem.user_blocks, problem.item_blocks, parameters) as plan:
         assert bits(train(plan, parameters)) == in_order
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
+def test_blocks_solved_in_any_order_give_the_same_bits(parameters: AlsParameters, rating: str) -> None:
+    assert_same_bits_one_by_one(problem_of(*random_ids(200, 90, 3000, seed=7, rating=rating)), parameters)
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
+def test_a_row_too_long_for_one_thread_gets_the_same_bits(parameters: AlsParameters, rating: str) -> None:
+    users, items, values = random_ids(900, 40, 3000, seed=8, rating=rating)
+    more = [f"another {n}" for n in range(SEGMENT + 10)]
+    told = None if values is None else np.concatenate([values, np.resize(values, len(more))])
+    problem = problem_of([*users, *more], [*items, *(["an item of all"] * len(more))], told)
+    assert sum(len(segments_of(block.row_ptr)) for block in problem.item_blocks) == 2
+    assert_same_bits_one_by_one(problem, replace(parameters, rank=4, epochs=2))
 
 
 def test_another_process_with_many_blas_threads_gives_the_same_bits() -> None:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from factorlake.config.loader import build
 from factorlake.errors import NumericalError
+from factorlake.kernels.row_solvers import SEGMENT
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import epoch_metric
@@ -120,6 +121,17 @@ def test_a_start_and_a_held_out_metric_give_the_same_bits_in_every_plan(
         fitted.release()
     assert found["broadcast"] == found["local"]
     assert found["shuffle"] == found["local"]
+
+
+def test_a_row_too_long_for_one_task_gives_the_same_bits_in_every_plan(spark: SparkSession, lake_root: str) -> None:
+    hot = spark.range(SEGMENT + 1000).select(F.col("id").alias("user_id"), F.lit(-1).alias("item_id"))
+    few = spark.range(2000).select(F.col("id").alias("user_id"), F.expr("id % 7").alias("item_id"))
+    pairs = hot.unionByName(few).withColumn("value", F.lit(1.0))
+    plans: tuple[PlanName, ...] = ("local", "broadcast", "shuffle")
+    contexts = [context_of(spark, lake_root, rank=4, epochs=1, plan=plan) for plan in plans]
+    local, broadcast, shuffle = (bits_of(context, pairs) for context in contexts)
+    assert broadcast == local
+    assert shuffle == local
 
 
 @pytest.mark.parametrize("plan", ["broadcast", "shuffle"])

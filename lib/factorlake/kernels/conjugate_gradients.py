@@ -24,7 +24,7 @@ from .lanes import (
     store,
     zeros_like,
 )
-from .observations import Observations, RowRidge
+from .observations import LongSums, Observations, RowRidge
 from .residuals import Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
 from .row_solvers import TILE, solve_primal_row, upper_room
 
@@ -126,6 +126,7 @@ def _descend(
 def cg_rows(
     observed: Observations,
     system: RowRidge,
+    known: LongSums,
     warm: FloatMatrix,
     steps: int,
     solved: FloatMatrix,
@@ -162,7 +163,7 @@ def cg_rows(
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
         if n > TILE:
             add_row_loss(observed, row, warm[row], x, gathered, sums)
-            jitters = solve_primal_row(observed, row, diagonal, tile, upper, solution)
+            jitters = solve_primal_row(observed, row, diagonal, known, tile, upper, solution)
             if jitters < 0:
                 return row
             sums[2] += jitters

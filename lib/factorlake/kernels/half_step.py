@@ -12,9 +12,9 @@ from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import read_only
 from .conjugate_gradients import cg_rows
-from .observations import RowRidge, observations
+from .observations import LongSums, RowRidge, long_sums, observations
 from .residuals import residual_rows
-from .row_solvers import exact_rows
+from .row_solvers import add_segment, exact_rows
 
 RowSolver = Literal["cg", "exact", "residual"]
 
@@ -46,6 +46,7 @@ def solve_block(
     steps: int = 2,
     offset: FloatVector | None = None,
     first_row: int = 0,
+    known: LongSums | None = None,
 ) -> SolvedBlock:
     """Minimise Σ c (t − o − x·f)² + Σ D x², D = base_diagonal + ridge·mask, for every row x of one block.
 
@@ -64,6 +65,8 @@ def solve_block(
         taken).
     offset : (n_other,) subtracted from the target of each observation, or None.
     first_row : position of the block's first row on its side, to name a bad row.
+    known : sums of the rows longer than SEGMENT, as `segment_sums` makes them; without them those rows are summed here,
+        to the same bits.
 
     Raises
     ------
@@ -75,17 +78,18 @@ def solve_block(
         mask=read_only(mask, np.float64),
         ridge=read_only(ridge, np.float64),
     )
+    known = long_sums([], []) if known is None else known
     dtype = observed.factors.dtype
     sums = np.zeros(3)
     failed = -1
     if solver == "exact":
         solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
-        failed = exact_rows(observed, system, solved, sums)
+        failed = exact_rows(observed, system, known, solved, sums)
     elif warm is None:
         raise ValueError(f"the solver {solver!r} starts from the rows' present factors; give `warm`")
     elif solver == "cg":
         solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
-        failed = cg_rows(observed, system, read_only(warm, dtype), steps, solved, sums)
+        failed = cg_rows(observed, system, known, read_only(warm, dtype), steps, solved, sums)
     else:
         solved = np.array(warm, dtype=dtype)
         residual_rows(observed, read_only(warm, dtype), sums)
@@ -95,3 +99,21 @@ def solve_block(
             "look for extreme values or raise the regularization"
         )
     return SolvedBlock(solved, float(sums[0]), float(sums[1]), int(sums[2]))
+
+
+def segment_sums(
+    neighbours: NDArray[np.int32],
+    confidence: FloatVector | float,
+    target: FloatVector | float,
+    factors: FloatMatrix,
+    offset: FloatVector | None = None,
+) -> NDArray[np.float64]:
+    """Return Σ c f fᵀ and Σ c (t − o) f of one segment of a row: (rank, rank + 1), as ``LongSums`` holds them.
+
+    A segment has SEGMENT observations, the last of a row what is left. Parameters are those of `solve_block`.
+    """
+    row_ptr = np.array([0, len(neighbours)])
+    observed = observations(row_ptr, neighbours, confidence, target, offset, factors)
+    sums = np.zeros((factors.shape[1], factors.shape[1] + 1))
+    add_segment(observed, sums)
+    return sums

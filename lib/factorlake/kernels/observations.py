@@ -7,6 +7,7 @@ biases has f = (y, 1), base = (0, ..., 0, λ_b) and mask = (1, ..., 1, 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,22 @@ class RowRidge(NamedTuple):
     base: NDArray[np.float64]
     mask: NDArray[np.float64]
     ridge: NDArray[np.float64]
+
+
+class LongSums(NamedTuple):
+    """What is known already of the systems of a block's rows longer than ``row_solvers.SEGMENT``."""
+
+    rows: NDArray[np.int64]
+    """(h,) ascending rows of the block."""
+    sums: NDArray[np.float64]
+    """(h, rank, rank + 1): Σ c f fᵀ, of which the upper triangle counts, and Σ c t f in the last column."""
+
+
+def long_sums(rows: Sequence[int], sums: Sequence[NDArray[np.float64]]) -> LongSums:
+    """Return the sums of some rows, ascending, in the layout the kernels are compiled for. No rows: none is known."""
+    width = 0 if not len(sums) else sums[0].shape[0]
+    stacked = np.array(sums).reshape(len(sums), width, width + 1)
+    return LongSums(read_only(rows, np.int64), read_only(stacked, np.float64))
 
 
 def observations(

@@ -25,12 +25,15 @@ from .lanes import (
     store,
     zeros_like,
 )
-from .observations import Observations, RowRidge
+from .observations import LongSums, Observations, RowRidge
 from .residuals import add_row_loss, longest_row, padded, room_for
 
 # Observations whose outer products are summed by one matrix product. A constant of the data layout: partial
 # sums are added in tile order, so changing it changes the last bits of every long row.
 TILE = 8192
+# A row longer than this is summed in segments of as many observations, which may be done in different places; the
+# segments' sums are added in order. Whole tiles, and a constant of the data layout like them.
+SEGMENT = 32 * TILE
 FIRST_JITTER = 1e-10
 # A pivot below this share of its diagonal entry is rounding noise, and dividing by it would make up a
 # solution.
@@ -187,26 +190,16 @@ def _solve_dual_row(
 
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def solve_primal_row(
-    observed: Observations,
-    row: int,
-    diagonal: FloatVector,
-    gathered: FloatMatrix,
-    upper: FloatVector,
-    solution: FloatVector,
-) -> int:
-    """Solve (D + Σ c f fᵀ) x = Σ c t f for one row of any length; return jitters, −1 on failure.
+def _add_tiles(
+    observed: Observations, first: int, last: int, gathered: FloatMatrix, matrix: FloatMatrix, right: FloatVector
+) -> None:
+    """Add Σ c f fᵀ (upper triangle) and Σ c t f of observations first to last.
 
     The outer products are summed by one matrix product per tile of TILE observations, in the factors' own
     precision; the tiles' sums are added in float64, in tile order.
     """
-    rank = diagonal.shape[0]
-    first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
     factors = observed.factors
-    matrix = np.zeros((rank, rank))
-    for a in range(rank):
-        matrix[a, a] = diagonal[a]
-        solution[a] = 0.0
+    rank = factors.shape[1]
     for start in range(first, last, TILE):
         n = min(TILE, last - start)
         rows = gathered[:n]
@@ -221,16 +214,80 @@ def solve_primal_row(
             weighted = c * t
             for a in range(rank):
                 rows[i, a] = root * factors[j, a]
-                solution[a] += weighted * factors[j, a]
+                right[a] += weighted * factors[j, a]
         partial = np.dot(rows.T, rows)
         for a in range(rank):
             for b in range(a, rank):
                 matrix[a, b] += partial[a, b]
+
+
+@njit(cache=True, nogil=True)
+def add_segment(observed: Observations, sums: FloatMatrix) -> None:
+    """Add the sums of one segment of a row, which is all of ``observed``, to ``sums`` (rank, rank + 1)."""
+    rank = observed.factors.shape[1]
+    n = observed.neighbours.shape[0]
+    gathered = np.empty((min(n, TILE), rank), dtype=observed.factors.dtype)
+    matrix, right = np.zeros((rank, rank)), np.zeros(rank)
+    _add_tiles(observed, 0, n, gathered, matrix, right)
+    _add_sums(matrix, right, sums)
+
+
+@njit(cache=True, nogil=True)
+def _add_sums(matrix: FloatMatrix, right: FloatVector, sums: FloatMatrix) -> None:
+    rank = right.shape[0]
+    for a in range(rank):
+        for b in range(a, rank):
+            sums[a, b] += matrix[a, b]
+        sums[a, rank] += right[a]
+
+
+@njit(cache=True, nogil=True)
+def solve_primal_row(
+    observed: Observations,
+    row: int,
+    diagonal: FloatVector,
+    known: LongSums,
+    gathered: FloatMatrix,
+    upper: FloatVector,
+    solution: FloatVector,
+) -> int:
+    """Solve (D + Σ c f fᵀ) x = Σ c t f for one row of any length; return jitters, −1 on failure.
+
+    Of a row longer than SEGMENT the sums are taken from ``known`` where they are there, else made as they would be.
+    """
+    rank = diagonal.shape[0]
+    first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
+    matrix = np.zeros((rank, rank))
+    for a in range(rank):
+        matrix[a, a] = diagonal[a]
+        solution[a] = 0.0
+    if last - first <= SEGMENT:
+        _add_tiles(observed, first, last, gathered, matrix, solution)
+    else:
+        place = np.searchsorted(known.rows, row)
+        if place < known.rows.shape[0] and known.rows[place] == row:
+            sums = known.sums[place]
+            for a in range(rank):
+                for b in range(a, rank):
+                    matrix[a, b] += sums[a, b]
+                solution[a] = sums[a, rank]
+        else:
+            total = np.zeros((rank, rank + 1))
+            for start in range(first, last, SEGMENT):
+                part, right = np.zeros((rank, rank)), np.zeros(rank)
+                _add_tiles(observed, start, min(start + SEGMENT, last), gathered, part, right)
+                _add_sums(part, right, total)
+            for a in range(rank):
+                for b in range(a, rank):
+                    matrix[a, b] += total[a, b]
+                solution[a] = total[a, rank]
     return _solve_cholesky(matrix, rank, upper, solution)
 
 
 @njit(cache=True, nogil=True)
-def exact_rows(observed: Observations, system: RowRidge, solved: FloatMatrix, sums: FloatVector) -> int:
+def exact_rows(
+    observed: Observations, system: RowRidge, known: LongSums, solved: FloatMatrix, sums: FloatVector
+) -> int:
     """Solve every row exactly; sums[0] and sums[1] take the loss and residual sum after, sums[2] the jitters.
 
     Returns −1, or the first row that could not be solved. A row without observations becomes zero.
@@ -254,7 +311,7 @@ def exact_rows(observed: Observations, system: RowRidge, solved: FloatMatrix, su
         if n < rank and diagonal.min() > 0.0:
             jitters = _solve_dual_row(observed, row, diagonal, short, upper, solution)
         else:
-            jitters = solve_primal_row(observed, row, diagonal, gathered, upper, solution)
+            jitters = solve_primal_row(observed, row, diagonal, known, gathered, upper, solution)
         if jitters < 0:
             return row
         sums[2] += jitters

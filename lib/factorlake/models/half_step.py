@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.kernels.gram import block_gram
-from factorlake.kernels.half_step import RowSolver, solve_block
+from factorlake.kernels.half_step import RowSolver, segment_sums, solve_block
 from factorlake.kernels.objective import ridge_loss
+from factorlake.kernels.observations import LongSums, long_sums
+from factorlake.kernels.row_solvers import SEGMENT
 from factorlake.types import FloatMatrix, FloatVector, RatingBlock, Side
 
 from .parameters import AlsParameters
@@ -60,6 +64,55 @@ class BlockSums:
     jitters: int
 
 
+@dataclass(frozen=True)
+class Segment:
+    """Some of the observations of a row that is too long for one task, SEGMENT of them or what is left."""
+
+    row: int
+    """Within its block."""
+    first: int
+    """Observations of the block, first to last."""
+    last: int
+
+    @property
+    def n_obs(self) -> int:
+        return self.last - self.first
+
+
+def segments_of(row_ptr: NDArray[np.int64]) -> list[Segment]:
+    """Return the segments of a block's long rows, in order."""
+    return [
+        Segment(row, start, min(start + SEGMENT, int(row_ptr[row + 1])))
+        for row in np.flatnonzero(np.diff(row_ptr) > SEGMENT).tolist()
+        for start in range(int(row_ptr[row]), int(row_ptr[row + 1]), SEGMENT)
+    ]
+
+
+def sum_segment(
+    task: HalfStepTask, block: RatingBlock, segment: Segment, neighbours: NDArray[np.int32], fixed: Fixed
+) -> NDArray[np.float64]:
+    """Return what a segment adds to its row's system, (width, width + 1), as the kernel ``segment_sums`` gives it.
+
+    ``neighbours`` (n_obs,) are the segment's places in ``fixed``. The caller limits BLAS to one thread.
+    """
+    part = slice(segment.first, segment.last)
+    values = None if block.values is None else block.values[part]
+    confidence, target = confidence_and_target(values, task.parameters)
+    return segment_sums(neighbours, confidence, target, fixed.factors, fixed.offset)
+
+
+def known_sums(segments: Sequence[Segment], sums: Sequence[NDArray[np.float64]]) -> LongSums:
+    """Add up the sums of a block's segments, row by row, in their order."""
+    rows, totals = [], []
+    for row, parts in groupby(zip(segments, sums, strict=True), key=lambda pair: pair[0].row):
+        total = np.zeros_like(sums[0])
+        for _, part in parts:
+            total += part
+        rows.append(row)
+        totals.append(total)
+    return long_sums(rows, totals)
+
+
 def prepare_fixed(parameters: AlsParameters, mean: float, rows: FloatMatrix) -> Fixed:
     """Return rows of the fixed side (n, width), in the basis of the half step, as row systems see them.
 
@@ -96,7 +149,7 @@ def regularization_loss(factors: FloatMatrix, ridge: FloatVector, parameters: Al
 
 
 def solve_one_block(
-    task: HalfStepTask, block: RatingBlock, fixed: Fixed, warm: FloatMatrix | None
+    task: HalfStepTask, block: RatingBlock, fixed: Fixed, warm: FloatMatrix | None, known: LongSums | None = None
 ) -> tuple[FloatMatrix, BlockSums]:
     """Solve the rows of one block; return them (n_rows, width) and what the loop adds up. A pure function: every plan
     calls it with the same numbers and gets the same bits.
@@ -106,6 +159,7 @@ def solve_one_block(
     block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
         exact.
+    known : sums of the block's long rows, where its segments were summed beforehand; else they are summed here.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).
 
@@ -133,6 +187,7 @@ def solve_one_block(
         steps=task.steps,
         offset=fixed.offset,
         first_row=block.first_row,
+        known=known,
     )
     return solved.factors, BlockSums(
         observed_loss=solved.observed_loss,

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.models.half_step import BlockSums, Fixed, HalfStepTask, prepare_fixed, solve_one_block
+from factorlake.kernels.observations import LongSums
+from factorlake.models.half_step import (
+    BlockSums,
+    Fixed,
+    HalfStepTask,
+    Segment,
+    prepare_fixed,
+    solve_one_block,
+    sum_segment,
+)
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows, DriverRows, joined
 from factorlake.models.problem import AlsProblem, SideLayout, rating_sum
@@ -26,7 +35,7 @@ from factorlake.models.weighting import ridge_counts
 from factorlake.spark.blocks import unpack
 from factorlake.spark.compat import large_rows
 from factorlake.spark.exchange import Exchange, Handle
-from factorlake.spark.stored_blocks import StoredBlock, stored_layout
+from factorlake.spark.stored_blocks import StoredBlock, stored_layout, sum_long_rows
 from factorlake.spark.task_farm import attempt, mapped, outcome, run_balanced, save_array
 from factorlake.types import FloatMatrix, RatingBlock, Side
 
@@ -38,11 +47,15 @@ class _Shipped(NamedTuple):
     offset: Handle | None
     own: Handle | None
 
-    def solve(self, task: HalfStepTask, block: RatingBlock) -> tuple[FloatMatrix, BlockSums]:
-        fixed = Fixed(self.factors.load(), None if self.offset is None else self.offset.load())
+    def fixed(self) -> Fixed:
+        return Fixed(self.factors.load(), None if self.offset is None else self.offset.load())
+
+    def solve(
+        self, task: HalfStepTask, block: RatingBlock, known: LongSums | None = None
+    ) -> tuple[FloatMatrix, BlockSums]:
         own = None if self.own is None else np.array(self.own.load()[block.first_row : block.first_row + block.n_rows])
         with single_threaded_blas():
-            return solve_one_block(task, block, fixed, own)
+            return solve_one_block(task, block, self.fixed(), own, known)
 
 
 class _BroadcastPlan(DriverRows):
@@ -90,12 +103,19 @@ class FileBroadcastPlan(_BroadcastPlan):
         blocks = self.blocks[task.side]
         prefix = os.path.join(self.exchange.folder, uuid.uuid4().hex)
 
+        def add_up(stored: StoredBlock, segment: Segment) -> NDArray[np.float64]:
+            block = stored.load()
+            neighbours = block.neighbours[segment.first : segment.last]
+            with single_threaded_blas():
+                return sum_segment(task, block, segment, neighbours, shipped.fixed())
+
         def solve(stored: StoredBlock) -> BlockSums:
-            rows, sums = shipped.solve(task, stored.load())
+            rows, sums = shipped.solve(task, stored.load(), known.get(stored.number))
             save_array(f"{prefix}-{stored.number}.npy", rows)
             return sums
 
-        told = run_balanced(self.spark, [(block, block.n_obs) for block in blocks], solve)
+        known = {} if task.solver == "residual" else sum_long_rows(self.spark, blocks, add_up)
+        told = run_balanced(self.spark, [(block, block.weight) for block in blocks], solve)
         files = [f"{prefix}-{block.number}.npy" for block in blocks]
         rows = [mapped(path) for path in files]
         for path in files:
@@ -105,8 +125,8 @@ class FileBroadcastPlan(_BroadcastPlan):
 
 
 class TaskBroadcastPlan(_BroadcastPlan):
-    """For workers that do not see the workspace: blocks are rows of a Delta table and factors travel with the tasks
-    (slower, always right)."""
+    """For workers that do not see the workspace: blocks are rows of a Delta table and factors travel with the tasks;
+    a long row is summed where its block is solved (slower, always right)."""
 
     def __init__(self, spark: SparkSession, exchange: Exchange, path: str, parameters: AlsParameters) -> None:
         self.path = path

@@ -19,11 +19,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
-from factorlake.models.half_step import BlockSums, HalfStepTask, prepare_fixed, solve_one_block
+from factorlake.models.half_step import (
+    BlockSums,
+    Fixed,
+    HalfStepTask,
+    Segment,
+    prepare_fixed,
+    solve_one_block,
+    sum_segment,
+)
 from factorlake.models.plan import Look, NewRows, T
 from factorlake.models.problem import AlsProblem
 from factorlake.models.threads import single_threaded_blas
-from factorlake.spark.stored_blocks import StoredBlock
+from factorlake.spark.stored_blocks import StoredBlock, sum_long_rows
 from factorlake.spark.task_farm import mapped, run_balanced, save_array
 from factorlake.types import FloatMatrix, Side
 
@@ -136,17 +144,28 @@ class ShufflePlan:
         files, block_ptr = fixed.files(), fixed.block_ptr
         own_folder = None if own is None else own.folder
 
+        def fixed_rows(positions: NDArray[np.int32]) -> Fixed:
+            return prepare_fixed(task.parameters, task.mean, gather(files, block_ptr, positions))
+
+        def add_up(stored: StoredBlock, segment: Segment) -> NDArray[np.float64]:
+            block = stored.load()
+            places = block.neighbours[segment.first : segment.last]
+            with single_threaded_blas():
+                seen = fixed_rows(stored.neighbour_rows()[places])
+                return sum_segment(task, block, segment, np.arange(len(places), dtype=np.int32), seen)
+
         def solve(stored: StoredBlock) -> BlockSums:
             warm = None if own_folder is None else np.array(mapped(rows_file(own_folder, stored.number)))
             with single_threaded_blas():
-                neighbours = gather(files, block_ptr, stored.neighbour_rows())
-                seen = prepare_fixed(task.parameters, task.mean, neighbours)
-                rows, sums = solve_one_block(task, stored.load(), seen, warm)
+                seen = fixed_rows(stored.neighbour_rows())
+                rows, sums = solve_one_block(task, stored.load(), seen, warm, known.get(stored.number))
             save_array(rows_file(target, stored.number), rows)
             return sums
 
-        made = StoredRows(target, self.blocks[task.side])
-        return made, run_balanced(self.spark, [(block, block.n_obs) for block in self.blocks[task.side]], solve)
+        blocks = self.blocks[task.side]
+        known = {} if task.solver == "residual" else sum_long_rows(self.spark, blocks, add_up)
+        made = StoredRows(target, blocks)
+        return made, run_balanced(self.spark, [(block, block.weight) for block in blocks], solve)
 
     def _new_folder(self) -> str:
         folder = f"{self.folder}/rows-{uuid.uuid4().hex}"

@@ -4,14 +4,17 @@ their pages and nothing is read twice."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark.sql import SparkSession
 
+from factorlake.kernels.observations import LongSums
+from factorlake.models.half_step import Segment, known_sums, segments_of
 from factorlake.models.problem import RowBlock, SideLayout
-from factorlake.spark.task_farm import mapped, save_array
+from factorlake.spark.task_farm import mapped, run_balanced, save_array
 from factorlake.types import RatingBlock
 
 
@@ -25,6 +28,14 @@ class StoredBlock:
     first_row: int
     n_rows: int
     n_obs: int
+    segments: tuple[Segment, ...] = ()
+    """Of its long rows, each summed by a task of its own."""
+
+    @property
+    def weight(self) -> int:
+        """What the block asks of the task that solves it, in observations: of those of long rows only the loss is
+        left, about a quarter."""
+        return self.n_obs - sum(segment.n_obs for segment in self.segments) * 3 // 4
 
     def load(self) -> RatingBlock:
         """Return the block. Its neighbours are positions, or places in `neighbour_rows` where it has such."""
@@ -58,10 +69,27 @@ def store_block(
     save_array(f"{path}.counts.npy", counts)
     if neighbour_rows is not None:
         save_array(f"{path}.neighbour_rows.npy", neighbour_rows)
-    return StoredBlock(number, path, block.first_row, block.n_rows, block.n_obs)
+    return StoredBlock(number, path, block.first_row, block.n_rows, block.n_obs, tuple(segments_of(block.row_ptr)))
 
 
 def stored_layout(blocks: Sequence[StoredBlock]) -> SideLayout:
     """Bring the layout of one side to the driver."""
     rows = [block.rows() for block in blocks]
     return SideLayout.of_blocks([one.hashes for one in rows], [one.counts for one in rows])
+
+
+def sum_long_rows(
+    spark: SparkSession,
+    blocks: Sequence[StoredBlock],
+    work: Callable[[StoredBlock, Segment], NDArray[np.float64]],
+) -> dict[int, LongSums]:
+    """Run ``work`` for each segment of the blocks' long rows, spread over tasks; return the sums by block number."""
+    tasks = [((block, segment), segment.n_obs) for block in blocks for segment in block.segments]
+    if not tasks:
+        return {}
+    found = iter(run_balanced(spark, tasks, lambda pair: work(*pair)))
+    return {
+        block.number: known_sums(block.segments, [next(found) for _ in block.segments])
+        for block in blocks
+        if block.segments
+    }
