@@ -132,9 +132,9 @@ def choose_plan(plan: PlanName, is_local: bool, by_file: bool, load: Load) -> tu
     return "broadcast", f"{estimate}; Spark has workers of its own"
 
 
-def estimate(load: Load, cluster: Cluster) -> Estimate:
-    """Return what a load needs on a cluster whose workers see the root."""
-    plan, why = choose_plan("auto", cluster.is_local, True, load)
+def estimate(load: Load, cluster: Cluster, plan: PlanName = "auto") -> Estimate:
+    """Return what a load needs under a plan on a cluster whose workers see the root."""
+    plan, why = choose_plan(plan, cluster.is_local, True, load)
     cores = cluster.workers * cluster.cores
     pairs_of_block = load.pairs / number_of_blocks(load.pairs)
     rows = max(load.users, load.items) * load.rank * 4
