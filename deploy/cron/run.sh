@@ -34,7 +34,8 @@ if [ -n "${FACTORLAKE_ENV:-}" ]; then
 fi
 
 log="$logs/$(date -u +%Y%m%dT%H%M%SZ)-$$.log"
-timeout --kill-after=60 "$limit" env -i "${environment[@]}" factorlake "$@" >"$log" 2>&1
+# env ends where the job begins, so that no process keeps the secrets in its arguments.
+env -i "${environment[@]}" timeout --kill-after=60 "$limit" factorlake "$@" >"$log" 2>&1
 code=$?
 case "$code" in
   124 | 137) echo "stopped after $limit" >>"$log"; code=4 ;;

@@ -70,6 +70,16 @@ def test_hostile_yaml_is_refused(tmp_path: Path, text: str) -> None:
         load_settings([written(tmp_path, "a.yaml", text)], [], {})
 
 
+def test_what_is_wrong_with_a_file_is_told_by_its_line_and_not_by_what_stands_there(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.yaml", "root: one\ndemo:\n  key: @hunter2\n")
+    with pytest.raises(ConfigError, match="line 3") as caught:
+        load_settings([file], [], {})
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"demo\.key") as caught:
+        load_settings([], ["demo.key=@hunter2"], {})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_missing_conf_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_settings([tmp_path / "nowhere.yaml"], [], {})

@@ -111,6 +111,21 @@ def test_planned_file_that_changed_before_the_next_run_is_read_as_it_is_now(
     assert ingest.run(context).exit_code == 99
 
 
+def test_a_copy_is_taken_where_the_file_it_is_a_copy_of_went_before_it_was(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    write_csv(log / "a.csv", *events(1, 2))
+    shutil.copy2(log / "a.csv", log / "b.csv")
+    context = context_at(spark, lake_root, log)
+    # Killed after the plan, which has a.csv as the one to read and b.csv as its copy.
+    ledger.record(context, plan(context).entries)
+    (log / "a.csv").unlink()
+    assert ingest.run(context).counts["records"] == 2
+    assert len(contents(context, "raw_events")) == 2
+    assert ingest.run(context).exit_code == 99
+
+
 def test_second_append_of_a_batch_is_skipped(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
     write_csv(tmp_path / "log" / "a.csv", *events(1))
     context = context_at(spark, lake_root, tmp_path / "log")
@@ -184,6 +199,19 @@ class TestDeltaSource:
             )
         )
         rows.write.format("delta").mode(mode).save(str(path))
+
+    def test_rows_of_a_table_whose_paths_need_escapes_are_read(
+        self, spark: SparkSession, lake_root: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "a log"
+        cities = ("New York", "100% there", "a:b#c")
+        columns = "user_id string, item_id string, value double, event_time timestamp, city string"
+        rows = spark.createDataFrame([(f"u{n}", "i", 1.0, None, city) for n, city in enumerate(cities)], columns)
+        rows.write.format("delta").partitionBy("city").save(str(path))
+        context = context_at(spark, lake_root, path)
+        assert ingest.run(context).counts["records"] == 3
+        rows.write.format("delta").mode("append").save(str(path))
+        assert ingest.run(context).counts["records"] == 3
 
     def test_only_new_commits_are_read_and_compaction_adds_nothing(
         self, spark: SparkSession, lake_root: str, tmp_path: Path

@@ -148,6 +148,29 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
 
 
 @spark_only
+def test_a_batch_that_was_decided_upon_is_written_before_another_takes_its_records(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    strict = context_at(spark, lake_root, tmp_path / "log", validate={"gate": {"max_quarantined_share": 0.1}})
+    write_csv(tmp_path / "log" / "first.csv", *events(1, 2), ",i,1,x")
+    ingest.run(strict)
+    assert validate.run(strict).exit_code == 3
+    (refused,) = validate.run(strict).details["refused"]
+    # The mended file holds the same events; the run that took it was killed after its decision.
+    write_csv(tmp_path / "log" / "mended.csv", *events(1, 2, 3))
+    (mended,) = ingest.run(strict).details["batches"]
+    records = validate.records_with_verdicts(strict, mended)
+    metrics = measure(records, ["missing_user_id"])
+    decision = validate.decide(strict, mended, 3, metrics, BatchStates.read(strict), accepted=False)
+    assert decision.passed
+    result = validate.run(strict, accept=refused)
+    assert result.exit_code == 0
+    assert result.details["batches"] == [mended, refused]
+    assert (result.counts["accepted"], result.counts["duplicates"]) == (3, 2)
+    assert len(contents(strict, "interactions")) == 3
+
+
+@spark_only
 def test_a_batch_numbers_its_new_ids_by_bytes_after_all_ids_known_before(
     spark: SparkSession, lake_root: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import timeit
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +13,7 @@ from pyspark.sql import functions as F
 
 from factorlake.config.settings import EventSettings, RowRule, ValidateSettings
 from factorlake.errors import ConfigError
+from factorlake.quality.mapping import NUMBER
 from factorlake.quality.rules import check_rules, judge_rows, reason_names, rules_hash
 
 pytestmark = pytest.mark.spark
@@ -205,6 +208,7 @@ def test_times_are_read_by_format_and_zone(
         ([rule("a", "sql", condition="java_method('x') = 1")], {}, "java_method"),
         ([rule("a", "sql", condition="user_id rlike '['")], {}, "'a'"),
         ([rule("a", "range", column="value", min="low")], {}, "numbers"),
+        ([rule("a", "range", column="event_time", min="01/02/2020")], {}, "'a'"),
         ([rule("a", "one_of", column="value", values=["x"])], {}, "numbers"),
         ([], {"time_formats": ["yyyy-MM-dd HH:mm:ss"]}, "events.zone"),
         ([], {"time_formats": ["qqqq nonsense"], "zone": "UTC"}, "nonsense"),
@@ -231,3 +235,23 @@ def test_rules_hash_changes_with_what_decides_and_with_nothing_else() -> None:
     assert rules_hash(EVENTS, RULES.model_copy(update={"data_docs": True})) == same
     assert rules_hash(EVENTS, ValidateSettings()) != same
     assert rules_hash(EVENTS.model_copy(update={"trim_ids": False}), RULES) != same
+
+
+def test_a_time_before_all_calendars_is_refused_without_an_earliest_time_too(spark: SparkSession) -> None:
+    events = EVENTS.model_copy(update={"time_formats": ["epoch_s"], "earliest": None})
+    judged = judge_rows(raw_frame(spark, [({**GOOD, "at": "-99999999999"}, None)]), events, ValidateSettings())
+    assert judged.select("reasons").collect()[0][0] == ["impossible_time"]
+
+
+def test_a_number_is_told_from_a_long_field_in_time_linear_in_its_length() -> None:
+    # Python's engine tries as Spark's does. What takes a second for quadratic trying is over at once.
+    pattern = re.compile(NUMBER.replace(r"\z", r"\Z"))
+    assert [bool(pattern.match(text)) for text in ("1", "1.", "1.5", ".5", "+1e5", "-.5E-3")] == [True] * 6
+    assert [bool(pattern.match(text)) for text in ("", ".", "1d", "1.5.2", "e5", "1e")] == [False] * 6
+
+    def seconds(n: int) -> float:
+        return min(timeit.repeat(lambda: pattern.match("1" * n + "x"), number=3))
+
+    short, long = seconds(10_000), seconds(100_000)
+    # Ten times as long takes ten times as long; a hundred times would be quadratic.
+    assert long < 40 * short

@@ -134,3 +134,9 @@ def test_masking_leaves_the_settings_it_was_given_as_they_are() -> None:
     settings = {"spark": {"conf": {"token": "x"}}}
     masked_settings(settings)
     assert settings == {"spark": {"conf": {"token": "x"}}}
+
+
+def test_a_deny_list_of_users_is_masked_where_several_columns_may_name_the_user() -> None:
+    rule = {"name": "robots", "type": "not_one_of", "column": "uid", "values": ["alice@example.com"]}
+    settings = {"events": {"columns": {"user_id": ["uid", "visitor"]}}, "validate": {"rules": [rule]}}
+    assert masked_settings(settings)["validate"]["rules"] == [{**rule, "values": MASK}]

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import uuid
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -235,3 +236,15 @@ def test_every_line_that_is_not_blank_is_in_exactly_one_record(lines: list[bytes
     found = list(parse(HEAD + b"\n".join(lines), CSV))
     told = [line for record in found for line in record.raw.encode().split(b"\n") if line.strip()]
     assert told == [line for line in lines if line.strip()]
+
+
+def test_parquet_values_that_no_text_holds_as_they_are_become_text_all_the_same() -> None:
+    one = uuid.UUID("12345678-1234-5678-1234-567812345678")
+    ids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([one.bytes, None], pa.binary(16)))
+    latin = pa.array([b"caf\xe9", b"tea"]).cast(pa.binary()).view(pa.string())
+    year_10000 = pa.array([253_402_300_800], pa.timestamp("s"))
+    far = pa.ListArray.from_arrays(pa.array([0, 1, 1], pa.int32()), year_10000)
+    table = pa.table({"id": ids, "name": latin, "times": far})
+    rows = [record.fields for record in parse(parquet(table), PARQUET)]
+    assert [(row["id"], row["name"]) for row in rows if row] == [(str(one), "caf\ufffd"), (None, "tea")]
+    assert [row["times"] is not None and row["times"].startswith("[") for row in rows if row] == [True, True]

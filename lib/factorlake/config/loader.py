@@ -51,7 +51,7 @@ def load_settings(
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set wants key=value, got {override!r}")
-        merged = _merge(merged, _nested(key.strip().split("."), _parse(value, override)))
+        merged = _merge(merged, _nested(key.strip().split("."), _parse(value, key.strip())))
     return build(merged)
 
 
@@ -80,8 +80,14 @@ def _read(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:
         raise ConfigError(f"conf file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"conf file {path} is no valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"conf file {path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
+    except yaml.MarkedYAMLError as error:
+        # Not the whole message: it quotes the line, which may hold a secret.
+        at = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ConfigError(f"conf file {path} is no valid YAML{at}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"conf file {path} is no valid YAML: {type(error).__name__}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -103,8 +109,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {where!r} is no valid YAML") from error
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of {where!r} is no valid YAML") from None
 
 
 def _expand(value: Any, environment: Mapping[str, str], where: str) -> Any:

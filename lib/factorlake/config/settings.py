@@ -5,6 +5,7 @@ docs/configuration.md is generated from these classes.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Literal
 
@@ -399,6 +400,7 @@ class Settings(Section):
         return name
 
     def require_input(self) -> str:
+        """Return the path of the log; one without a scheme is made absolute, as Delta and patterns need it."""
         if not self.input:
             raise ConfigError("no input is set: give `input: PATH` in the conf file, or --set input=PATH")
-        return self.input
+        return self.input if "://" in self.input else os.path.abspath(self.input)

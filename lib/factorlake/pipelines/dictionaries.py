@@ -39,5 +39,6 @@ def extend(context: Context, batch: str) -> dict[str, int]:
         if n_new or not delta_io.exists(context.spark, paths[side]):
             new = ids[side].join(known[side], on="id", how="left_anti")
             ranked = rank_new_ids(new, last + 1, n_new).withColumn("run_id", F.lit(context.run_id))
+            context.lease()
             delta_io.append(context.spark, ranked, paths[side], SCHEMAS[f"{side}s"], run_id=context.run_id)
     return {f"new_{side}s": found[side]["new"] for side in SIDES}

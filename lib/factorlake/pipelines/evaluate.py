@@ -172,11 +172,11 @@ def _parameters_of(row: Row) -> AlsParameters:
 def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange) -> Judged:
     """Train a model of its own on the known part of a split that is not by time."""
     fitted = fit(context, known, version)
-    model = fitted.model
-    frame = item_factors_frame(fitted, exchange, known)
-    items = load_items(frame, exchange, model.mean)
-    fitted.release()
-    return Judged(items, model.item_gram, fitted.parameters, fitted.items.n_ids)
+    try:
+        items = load_items(item_factors_frame(fitted, exchange, known), exchange, fitted.model.mean)
+    finally:
+        fitted.release()
+    return Judged(items, fitted.model.item_gram, fitted.parameters, fitted.items.n_ids)
 
 
 def _fold(judged: Judged, task: Task) -> DataFrame:

@@ -67,29 +67,34 @@ def epoch_metric(
     """Return what makes the held-out metric of an epoch: NDCG@10 or RMSE of held-out pairs.
 
     known, held : (user_id, item_id, value) pairs before and after the split. Users and items without a position are
-    left out, and so are pairs that were known before.
+    left out, and so are pairs that were known before and, where lists are judged, values that are not positive. Of more
+    than VALIDATION_USERS users that are left about as many are judged. The metric is NaN where none is left.
     """
 
     def with_positions(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
         u = users.frame.select(F.col("id").alias("user_id"), F.col("position").alias("u"))
         i = items.frame.select(F.col("id").alias("item_id"), F.col("position").alias("i"))
-        sampled = chosen_by_hash(held, VALIDATION_USERS, users.n_ids)
-        new = sampled.join(known.select("user_id", "item_id"), on=["user_id", "item_id"], how="left_anti")
-        truth = new.join(u, on="user_id").join(i, on="item_id").select("u", "i", "value").toArrow()
+        told = held if metric == "rmse" else held.where(F.col("value") > 0)
+        new = told.join(known.select("user_id", "item_id"), on=["user_id", "item_id"], how="left_anti")
+        placed = new.join(u, on="user_id").join(i, on="item_id").select("user_id", "u", "i", "value")
+        n_users = placed.agg(F.countDistinct("u")).collect()[0][0]
+        truth = chosen_by_hash(placed, VALIDATION_USERS, n_users).toArrow()
         truth_u, truth_i = truth["u"].to_numpy(), truth["i"].to_numpy()
         if metric == "rmse":
             return lambda _, model: _rmse(model, truth_u, truth_i, truth["value"].to_numpy())
         judged = np.unique(truth_u)
-        asked = new.select("user_id").distinct().join(u, on="user_id")
+        asked = chosen_by_hash(placed, VALIDATION_USERS, n_users).select("user_id", "u").distinct()
         seen = known.join(asked, on="user_id").join(i, on="item_id").select("u", "i").toArrow()
         truth_ptr, truth_items = _by_row(judged, truth_u, truth_i)
         seen_ptr, seen_items = _by_row(judged, seen["u"].to_numpy(), seen["i"].to_numpy())
 
         def ndcg(_: int, model: Snapshot[Any]) -> float:
             if not len(judged):
-                return 0.0
-            users_now = model.users.at(judged)[:, : model.rank]
-            lists = _best_by_blocks(users_now, model.items, model.rank, seen_ptr, seen_items)
+                return float("nan")
+            users_now = np.array(model.users.at(judged))
+            # The items' biases rank too; the user's own moves all of a list alike.
+            users_now[:, model.rank :] = 1
+            lists = _best_by_blocks(users_now, model.items, seen_ptr, seen_items)
             return float(np.mean(ranking_metrics(lists, truth_ptr, truth_items, VALIDATION_K)[f"ndcg@{VALIDATION_K}"]))
 
         return ndcg
@@ -108,9 +113,7 @@ def _by_row(rows: np.ndarray, owner: np.ndarray, items: np.ndarray) -> tuple[np.
     return row_ptr, items[kept][order].astype(np.int32)
 
 
-def _best_by_blocks(
-    users: FloatMatrix, items: Rows, rank: int, seen_ptr: np.ndarray, seen_items: np.ndarray
-) -> np.ndarray:
+def _best_by_blocks(users: FloatMatrix, items: Rows, seen_ptr: np.ndarray, seen_items: np.ndarray) -> np.ndarray:
     """Return each user's best VALIDATION_K items by position, −1 where there are fewer; ties by position.
 
     The items come block by block, so that no more than some of them need be in memory; scores do not depend on it.
@@ -124,7 +127,7 @@ def _best_by_blocks(
         of_these = (seen_items >= first) & (seen_items < last)
         ptr = np.concatenate([[0], np.cumsum(np.bincount(owner[of_these], minlength=n_users))])
         ties = np.arange(len(rows), dtype=np.int64)
-        found, found_scores = top_k(users, rows[:, :rank], VALIDATION_K, ptr, seen_items[of_these] - first, ties)
+        found, found_scores = top_k(users, rows, VALIDATION_K, ptr, seen_items[of_these] - first, ties)
         best = np.concatenate([best, np.where(found < 0, -1, found + first)], axis=1)
         scores = np.concatenate([scores, found_scores], axis=1)
         # Blocks come by position: of equal scores the earlier stays in front.
@@ -151,4 +154,4 @@ def _rmse(model: Snapshot[Any], users: np.ndarray, items: np.ndarray, ratings: n
     predicted = np.einsum("nk,nk->n", x[:, :rank], y[:, :rank], dtype=np.float64) + model.mean
     # The bias, where there is one.
     predicted += np.sum(x[:, rank:] + y[:, rank:], axis=1)
-    return float(np.sqrt(np.mean((ratings - predicted) ** 2))) if len(ratings) else 0.0
+    return float(np.sqrt(np.mean((ratings - predicted) ** 2))) if len(ratings) else float("nan")

@@ -188,6 +188,7 @@ def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
         F.lit(datetime.now(UTC)).alias("ingested_at"),
         F.lit(context.run_id).alias("run_id"),
     )
+    context.lease()
     commit = delta_io.append(
         context.spark,
         frame,

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from factorlake.pipelines.context import Context
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
+from factorlake.times import from_micros
 
 PLANNED, INGESTED, DUPLICATE, EMPTY, UNREADABLE = "planned", "ingested", "duplicate", "empty", "unreadable"
 SETTLED = (INGESTED, DUPLICATE, EMPTY)
@@ -42,8 +43,14 @@ class Ledger:
         )
 
     def known_files(self) -> set[FileKey]:
-        """Path, size and time of change of each file that needs no second look."""
-        return {(row["file"], row["size"], row["modified_us"]) for row in self.rows if row["outcome"] in SETTLED}
+        """Path, size and time of change of each file that needs no second look. A copy needs one until the file it is
+        a copy of was taken: that one may be gone."""
+        taken = self.known_hashes()
+        return {
+            (row["file"], row["size"], row["modified_us"])
+            for row in self.rows
+            if row["outcome"] in SETTLED and (row["outcome"] != DUPLICATE or row["content_hash"] in taken)
+        }
 
     def known_hashes(self) -> dict[str, str]:
         """Content hash of each ingested file, and one file that has it."""
@@ -62,13 +69,15 @@ class Ledger:
     def batches(self) -> dict[str, int]:
         """Records of each ingested batch, in the order the batches were ingested."""
         first: dict[str, int] = {}
-        records: dict[str, int] = {}
+        records: dict[str, dict[str, int]] = {}
         for row in self.rows:
             if row["outcome"] == INGESTED:
                 batch = row["batch"]
                 first[batch] = min(first.get(batch, row["recorded_us"]), row["recorded_us"])
-                records[batch] = records.get(batch, 0) + (row["records"] or 0)
-        return {batch: records[batch] for batch in sorted(first, key=lambda batch: (first[batch], batch))}
+                # By file: two runs may have closed a batch, one after the other.
+                records.setdefault(batch, {})[row["file"]] = row["records"] or 0
+        in_order = sorted(first, key=lambda batch: (first[batch], batch))
+        return {batch: sum(records[batch].values()) for batch in in_order}
 
     def last_version(self, table: str) -> int | None:
         """Latest ingested version of a Delta source; None when none was."""
@@ -99,7 +108,7 @@ def entry(
         "batch": batch,
         "file": file,
         "size": size,
-        "modified_at": None if modified_us is None else _moment(modified_us),
+        "modified_at": None if modified_us is None else from_micros(modified_us),
         "content_hash": content_hash,
         "outcome": outcome,
         "records": records,
@@ -111,6 +120,7 @@ def record(context: Context, entries: list[dict[str, Any]]) -> int:
     """Append the entries in one commit; return the ledger's version."""
     now = datetime.now(UTC)
     rows = [{**values, "recorded_at": now, "run_id": context.run_id} for values in entries]
+    context.lease()
     return delta_io.append_rows(
         context.spark,
         rows,
@@ -118,9 +128,3 @@ def record(context: Context, entries: list[dict[str, Any]]) -> int:
         SCHEMAS["ingest_ledger"],
         run_id=context.run_id,
     ).version
-
-
-def _moment(microseconds: int) -> datetime:
-    # Not fromtimestamp(us / 1e6): a float loses the last microsecond.
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)

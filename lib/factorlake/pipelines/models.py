@@ -12,6 +12,7 @@ from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
 from factorlake.spark.pairs import PairRule, combine_pairs, select_events
 from factorlake.tables import delta_io, registry
+from factorlake.times import from_micros
 
 
 def chosen_model(context: Context, version: str | None) -> Row:
@@ -46,7 +47,8 @@ def selected_events(context: Context, version: int | None = None) -> DataFrame:
     select = context.settings.select
     newest = None
     if select.window_days is not None:
-        newest = events.agg(F.max("event_time")).collect()[0][0]
+        micros = events.agg(F.unix_micros(F.max("event_time"))).collect()[0][0]
+        newest = None if micros is None else from_micros(micros)
     return select_events(events, select.event_types, select.min_value, newest, select.window_days)
 
 

@@ -29,7 +29,8 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
     row = chosen_model(context, model)
     version = row["model_version"]
     live = registry.publication(spark, lake, slot)
-    if live is not None and live["model_version"] == version:
+    is_live = live is not None and live["model_version"] == version
+    if live is not None and is_live and _stands(context, dict(live["versions"])):
         if row["state"] != "published":
             # A run was killed after its publications row, before it could say so in models.
             registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
@@ -41,7 +42,7 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
         )
     if row["state"] not in ("scored", "published", "refused"):
         raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")
-    verdict = _gate(context, row, live, force)
+    verdict = "its tables are brought back to it" if is_live else _gate(context, row, live, force)
     context.progress(f"publishing {version} into {slot}: {verdict}")
     versions, counts = {}, {}
     for table, frame, key in _tables(context, row):
@@ -70,6 +71,13 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
     delta_io.append_rows(spark, [publication], lake.own("publications"), SCHEMAS["publications"], run_id=context.run_id)
     registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
     return JobResult(reason=verdict, counts=counts, versions=versions, model_version=version)
+
+
+def _stands(context: Context, versions: dict[str, int]) -> bool:
+    """Whether the published tables are at the versions of the publication: a run that was killed while it published
+    another model has moved some of them on."""
+    lake, slot = context.lake, context.settings.publish.slot
+    return all(delta_io.version(context.spark, lake.published(name, slot)) == at for name, at in versions.items())
 
 
 def _tables(context: Context, row: Row) -> list[tuple[str, DataFrame, str]]:

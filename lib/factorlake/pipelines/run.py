@@ -13,7 +13,7 @@ from factorlake.pipelines.demo import prepare_demo_log
 from factorlake.pipelines.report import write_report
 from factorlake.reporting.content import Stage
 
-STAGES: dict[str, Callable[[Context], JobResult]] = {
+STAGES: dict[str, Callable[..., JobResult]] = {
     "ingest": ingest.run,
     "validate": validate.run,
     "attributes": attributes.run,
@@ -22,6 +22,7 @@ STAGES: dict[str, Callable[[Context], JobResult]] = {
     "recommend": recommend.run,
     "publish": publish.run,
 }
+OF_A_MODEL = ("evaluate", "recommend", "publish")
 
 
 def run(context: Context, first: str = "ingest", last: str = "publish") -> JobResult:
@@ -45,7 +46,9 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         staged = replace(context, progress=lambda message, name=name: context.progress(f"{name}: {message}"))  # type: ignore[misc]
         staged.progress("start")
         try:
-            result = STAGES[name](staged)
+            # The model of these settings, which need not be the one trained last.
+            model = {"model": combined.model_version} if name in OF_A_MODEL else {}
+            result = STAGES[name](staged, **model)
         except FactorlakeError as error:
             result = JobResult(error.exit_code, str(error))
         stages.append(Stage(name, time.perf_counter() - began, result.reason))

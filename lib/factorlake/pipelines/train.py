@@ -58,9 +58,11 @@ def run(context: Context) -> JobResult:
 
     fitted = fit(context, known, version, on_half_step=tell, validation=_validation(context, events, known, cutoff))
     context.progress("solving every user on all events")
-    factors_version = _write_factors(context, fitted, known, everything, version)
-    fitted.release()
-    release(known)
+    try:
+        factors_version = _write_factors(context, fitted, known, everything, version)
+    finally:
+        fitted.release()
+        release(known)
     trace_version = _write_trace(context, fitted, version, _metric_name(context))
     model = fitted.model
     row = {

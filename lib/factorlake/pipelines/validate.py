@@ -61,7 +61,7 @@ def run(context: Context, accept: str | None = None) -> JobResult:
     waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
     for batch in waiting:
         context.progress(f"validating batch {batch} ({ingested[batch]:,} rows)")
-        decision = _settle(context, batch, ingested[batch], states, result, accepted=accept is not None)
+        decision = _settle(context, batch, ingested[batch], states, result, accepted=batch == accept)
         if not decision.passed:
             refusals.append(_refusal(batch, decision))
     result.details["batches"] = waiting
@@ -88,7 +88,14 @@ def _rules(context: Context) -> str:
 def _waiting(context: Context, ingested: dict[str, int], states: BatchStates) -> list[str]:
     settings = gate_hash(context)
     refused = {batch for batch in states.refused() if states.decisions[batch].detail.get("settings") == settings}
-    return [batch for batch in ingested if batch not in states.written and batch not in refused]
+    waiting = [batch for batch in ingested if batch not in states.written and batch not in refused]
+    return [*_half_done(ingested, states), *(batch for batch in waiting if states.unfinished(batch) is None)]
+
+
+def _half_done(ingested: dict[str, int], states: BatchStates) -> list[str]:
+    """Return the batches that a killed run had decided upon and not written. They come before all others: written now,
+    another batch would take records that they were promised."""
+    return [batch for batch in ingested if states.unfinished(batch) is not None]
 
 
 def _to_accept(accept: str, ingested: dict[str, int], states: BatchStates) -> list[str]:
@@ -96,7 +103,7 @@ def _to_accept(accept: str, ingested: dict[str, int], states: BatchStates) -> li
         known = ", ".join(states.refused()) or "none"
         fault = "is no ingested batch" if accept not in ingested else "is not refused"
         raise ConfigError(f"--accept: {accept!r} {fault}; batches that wait for it: {known}")
-    return [accept]
+    return [*(batch for batch in _half_done(ingested, states) if batch != accept), accept]
 
 
 def _settle(
@@ -203,6 +210,7 @@ def write_records(
                 {name: F.when(is_new, value).otherwise(F.col(name)) for name, value in mine.items()}
             )
             path = context.lake.shared("interactions")
+            context.lease()
             result.versions["interactions"] = delta_io.overwrite(
                 context.spark, events, path, SCHEMAS["interactions"], run_id=context.run_id
             ).version
@@ -246,6 +254,7 @@ def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
 
 
 def _append(context: Context, rows: DataFrame, table: str, batch: str, decision: Decision) -> int:
+    context.lease()
     commit = delta_io.append(
         context.spark,
         rows,

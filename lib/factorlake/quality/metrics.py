@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from factorlake.errors import FactorlakeError
 from factorlake.quality.verdicts import ACCEPTED, DUPLICATE, QUARANTINED, REPLACED, SUPERSEDED
+from factorlake.times import from_micros
 
 MAPPED = ("user_id", "item_id", "event_type", "value", "event_time")
 COUNTS = ("rows", "accepted", "quarantined", "duplicates", "superseded", "replaced", "users", "items")
@@ -71,8 +72,8 @@ def measure(records: DataFrame, reasons: list[str]) -> BatchMetrics:
         counts={name: row[name] for name in COUNTS},
         reasons={name: row[f"reason_{name}"] for name in reasons},
         null_shares={name: row[f"null_{name}"] / n_judged if n_judged else 0.0 for name in MAPPED},
-        first_event=_moment(row["first_event"]),
-        last_event=_moment(row["last_event"]),
+        first_event=None if row["first_event"] is None else from_micros(row["first_event"]),
+        last_event=None if row["last_event"] is None else from_micros(row["last_event"]),
     )
 
 
@@ -87,7 +88,3 @@ def check_accounting(batch: str, n_input: int, counts: dict[str, int]) -> None:
             f"{total} went out. "
             "Nothing was published from it; compare raw_events with ingest_ledger for this batch"
         )
-
-
-def _moment(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else datetime.fromtimestamp(microseconds // 1_000_000, UTC)

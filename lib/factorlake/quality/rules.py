@@ -12,6 +12,7 @@ from factorlake.config.settings import EventSettings, RowRule, ValidateSettings
 from factorlake.errors import ConfigError
 from factorlake.quality.conditions import MAPPED, anchored, compile_condition
 from factorlake.quality.mapping import (
+    FIRST_TIME,
     LAST_TIME,
     lacks_zone,
     map_events,
@@ -71,6 +72,9 @@ def check_rules(spark: SparkSession, events: EventSettings, validation: Validate
         if rule.type == "sql":
             patterns = compile_condition(rule.condition or "", rule.name).patterns
             tried += [F.lit("").rlike(pattern) for pattern in patterns]
+        if rule.type == "range" and rule.column == "event_time":
+            # A bound that is no time would be null, and the rule would refuse nothing.
+            tried += [F.lit(str(bound)).cast("timestamp") for bound in (rule.min, rule.max) if bound is not None]
         if tried or rule.type == "sql":
             probes += [(column, f"rule {rule.name!r} cannot be used") for column in (broken, *tried)]
     try_columns(_blank_event(spark), probes)
@@ -123,9 +127,9 @@ def _built_in(events: EventSettings) -> dict[str, Column]:
         conditions["missing_time"] = stripped(text).isNull()
         conditions["time_without_zone"] = zoneless
         conditions["unreadable_time"] = stripped(text).isNotNull() & time.isNull() & ~zoneless
-        first = F.lit(events.earliest).cast("timestamp") if events.earliest else None
+        first = F.lit(events.earliest or FIRST_TIME).cast("timestamp")
         last = F.lit(events.latest or LAST_TIME).cast("timestamp")
-        conditions["impossible_time"] = (time > last) | (time < first if first is not None else F.lit(False))
+        conditions["impossible_time"] = (time > last) | (time < first)
     return conditions
 
 

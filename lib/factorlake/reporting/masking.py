@@ -28,8 +28,9 @@ def masked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     settings : nested plain data, ``Settings.model_dump(mode="json", by_alias=True)``. Empty gives {}.
     """
     columns = settings.get("events", {}).get("columns", {})
-    user_column = columns.get("user_id", "user_id") if isinstance(columns, Mapping) else "user_id"
-    return {key: _masked(key, value, {"user_id", str(user_column)}) for key, value in settings.items()}
+    named = columns.get("user_id", "user_id") if isinstance(columns, Mapping) else "user_id"
+    user_columns = {"user_id", *(map(str, named) if isinstance(named, list | tuple) else [str(named)])}
+    return {key: _masked(key, value, user_columns) for key, value in settings.items()}
 
 
 def _masked(name: str, value: Any, user_columns: set[str]) -> Any:

@@ -76,20 +76,21 @@ def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
 
 
 def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str]) -> DataFrame:
-    name = F.element_at(F.split(F.col("_metadata.file_path"), "/"), -1)
+    # By name, of which no two are equal: paths are spelt one way by Delta and another, escaped, by Spark.
+    name = F.col("_metadata.file_name")
     present = set(_at(spark, rows.path, version).columns)
     return (
         _at(spark, rows.path, version)
         .select(
             F.concat(F.lit(f"{rows.path}@v{version}/"), name).alias(FILE),
-            F.col("_metadata.file_path").alias("__path"),
+            name.alias("__name"),
             *(
                 F.col(f"`{column}`") if column in present else F.lit(None).cast("string").alias(column)
                 for column in rows.columns
             ),
         )
-        .filter(F.col("__path").isin(files))
-        .drop("__path")
+        .filter(F.col("__name").isin([file.rpartition("/")[2] for file in files]))
+        .drop("__name")
     )
 
 

@@ -9,6 +9,8 @@ from itertools import chain
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from factorlake.times import from_micros
+
 
 @dataclass(frozen=True)
 class PairRule:
@@ -84,8 +86,9 @@ def fingerprint(events: DataFrame) -> dict[str, object]:
     row_hash = F.xxhash64("user_id", "item_id", "event_type", "value", "event_time", "event_id")
     row = events.agg(
         F.count(F.lit(1)).alias("n"),
-        F.max("event_time").alias("newest"),
+        F.unix_micros(F.max("event_time")).alias("newest"),
         F.sum(row_hash.cast("decimal(38,0)")).alias("total"),
         F.bit_xor(row_hash).alias("xor"),
     ).collect()[0]
-    return {"n": row["n"], "newest": row["newest"], "hash": f"{row['n']}:{row['total']}:{row['xor']}"}
+    newest = None if row["newest"] is None else from_micros(row["newest"])
+    return {"n": row["n"], "newest": newest, "hash": f"{row['n']}:{row['total']}:{row['xor']}"}

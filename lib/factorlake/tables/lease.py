@@ -7,6 +7,7 @@ finds its number passed when it asks again and must not publish. Works where the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -74,7 +75,9 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.seconds_to_live / 4):
-            os.utime(self._file(self.number))
+            # A disk that fails for a moment must not end the beat for good; a file that is gone was followed.
+            with contextlib.suppress(OSError):
+                os.utime(self._file(self.number))
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:09d}.json"

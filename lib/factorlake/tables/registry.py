@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from factorlake.tables import delta_io
 from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMAS
+from factorlake.times import as_utc
 
 
 def now() -> datetime:
@@ -46,8 +47,12 @@ def publication(spark: SparkSession, lake: Lake, slot: str) -> Row | None:
 
 
 def _latest(spark: SparkSession, path: str, wanted: Column, time: str) -> Row | None:
-    """Return the wanted row of a register with the greatest ``time``; None where there is none, or no register yet."""
+    """Return the wanted row of a register with the greatest ``time``, its times in UTC; None where there is none, or no
+    register yet."""
     if not delta_io.exists(spark, path):
         return None
     rows = delta_io.read(spark, path).where(wanted).orderBy(F.col(time).desc()).limit(1).collect()
-    return rows[0] if rows else None
+    if not rows:
+        return None
+    values = (as_utc(value) if isinstance(value, datetime) else value for value in rows[0])
+    return Row(*rows[0].__fields__)(*values)
