@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from factorlake.config.loader import load_settings
 from factorlake.config.settings import Settings
+from factorlake.tables import delta_io
+from factorlake.tables.schemas import SCHEMAS
 from tests.pipelines.demo_lake import CONF, SIZE, DemoRun, demo_settings, run_verb
-from tests.reference.contents import published_bytes, read_table
+from tests.reference.contents import published_bytes, read_table, rows_of
 
 pytestmark = pytest.mark.spark
 
@@ -92,3 +95,21 @@ def test_publishing_what_is_live_already_does_nothing(spark: SparkSession, demo_
     line = run_verb(spark, "publish", demo_settings(demo_run.root, demo_run.log))
     assert (line["exit_code"], line["model_version"]) == (99, demo_run.line["model_version"])
     assert published_bytes(demo_run.root) == before
+
+
+def test_publishing_the_live_model_brings_back_a_table_that_a_killed_run_moved_on(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(demo_run.root, tmp_path / "lake"))
+    table = root / "main" / "item_factors"
+    before = rows_of(table)
+    # What another model's publish leaves when it is killed after its first table.
+    moved = delta_io.read(spark, str(table)).withColumn("bias", F.lit(7.0)).limit(40)
+    delta_io.overwrite(spark, moved, str(table), SCHEMAS["item_factors"], run_id="killed")
+    assert rows_of(table) != before
+
+    settings = demo_settings(root, demo_run.log)
+    line = run_verb(spark, "publish", settings)
+    assert (line["exit_code"], line["model_version"]) == (0, demo_run.line["model_version"])
+    assert rows_of(table) == before
+    assert run_verb(spark, "publish", settings)["exit_code"] == 99
