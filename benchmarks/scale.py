@@ -33,19 +33,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
 from benchmarks.result import finish
+from benchmarks.top_k import write_lists
 from factorlake.config.settings import SparkSettings
 from factorlake.ml.factors import factor_frame
-from factorlake.models.blocks import number_of_blocks
 from factorlake.models.estimate import Cluster, Load, estimate
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.trained import TraceRow
-from factorlake.spark.exchange import Exchange
-from factorlake.spark.item_side import load_items
-from factorlake.spark.scorer import score_top_k
 from factorlake.spark.session import open_session
 from factorlake.spark.training import Fitted, fit_pairs
-from factorlake.tables import delta_io
-from factorlake.tables.schemas import SCHEMAS
 
 USERS_AT_ONCE = 50_000
 GROUPS = 32
@@ -151,7 +146,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
         few = pairs.where(f"user_id < {given.users // 100 + 1}")
         warm = fit_pairs(spark, few, replace(parameters, epochs=1), workspace=work, plan=given.plan, threads=2)
         if given.k:
-            write_lists(spark, few, warm, given.k, work)
+            seconds_of_lists(spark, few, warm, given.k, work)
         warm.release()
         with Peaks() as peaks:
             began = time.perf_counter()
@@ -159,7 +154,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
                 spark, pairs, parameters, workspace=work, plan=given.plan, threads=2, on_half_step=trace.append
             )
             in_all = time.perf_counter() - began
-            lists = write_lists(spark, pairs, fitted, given.k, work) if given.k else None
+            lists = seconds_of_lists(spark, pairs, fitted, given.k, work) if given.k else None
         epochs = np.zeros(given.epochs)
         for row in trace[:-1]:
             epochs[row.epoch - 1] += row.seconds
@@ -189,7 +184,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
     return told
 
 
-def write_lists(spark: SparkSession, pairs: DataFrame, fitted: Fitted, k: int, folder: str) -> float:
+def seconds_of_lists(spark: SparkSession, pairs: DataFrame, fitted: Fitted, k: int, folder: str) -> float:
     """Write the lists of all users to a Delta table, seen items left out; return the seconds."""
     began = time.perf_counter()
     users, items = (
@@ -197,11 +192,7 @@ def write_lists(spark: SparkSession, pairs: DataFrame, fitted: Fitted, k: int, f
         for known, rows in ((fitted.users, fitted.model.users), (fitted.items, fitted.model.items))
     )
     seen = pairs.select(F.col("user_id").cast("string"), F.col("item_id").cast("string"))
-    with Exchange(spark, f"{folder}/exchange") as exchange:
-        side = load_items(items.withColumn("n_observed", F.lit(1)), exchange, 0.0)
-        blocks = number_of_blocks(fitted.n_observed)
-        lists = score_top_k(users.withColumnRenamed("id", "user_id"), seen, side.shipped, k, blocks)
-        delta_io.overwrite(spark, lists, f"{folder}/lists", SCHEMAS["lists"], run_id="benchmark")
+    write_lists(spark, users, items.withColumn("n_observed", F.lit(1)), seen, k, fitted.n_observed, folder)
     return time.perf_counter() - began
 
 

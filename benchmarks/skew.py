@@ -27,6 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.result import finish
+from benchmarks.spark_peers import Rows
 from factorlake.config.settings import SparkSettings
 from factorlake.models.half_step import (
     Fixed,
@@ -76,15 +77,6 @@ def task_seconds(spark: SparkSession, work: Callable[[], Any]) -> tuple[Any, lis
             found = [tasks.apply(n).taskMetrics() for n in range(tasks.size())]
             stages.append([one.get().executorRunTime() / 1e3 for one in found if one.isDefined()])
     return result, stages
-
-
-def rows_by_id(fitted: Fitted, side: str, n: int) -> FloatMatrix:
-    """Return the factors of a side by numeric id; zeros where an id has none."""
-    known, rows = (fitted.users, fitted.model.users) if side == "user" else (fitted.items, fitted.model.items)
-    table = known.frame.select("position", F.col("id").cast("int").alias("id")).toArrow()
-    found = np.zeros((n, fitted.model.rank), np.float32)
-    found[table["id"].to_numpy()] = rows.whole()[table["position"].to_numpy()]
-    return found
 
 
 def unsplit(neighbours: FloatMatrix, gram: NDArray[np.float64], parameters: AlsParameters) -> NDArray[np.float64]:
@@ -148,7 +140,13 @@ def main(arguments: list[str] | None = None) -> None:
                 told["longest_over_median"] = max(shares)
                 told["stages"] = len(shares)
             bits[plan] = fitted.model.users.whole().tobytes(), fitted.model.items.whole().tobytes()
-            users, items = rows_by_id(fitted, "user", given.users), rows_by_id(fitted, "item", given.items)
+            users, items = (
+                Rows(known, n).spread(rows.whole())
+                for known, rows, n in (
+                    (fitted.users, fitted.model.users, given.users),
+                    (fitted.items, fitted.model.items, given.items),
+                )
+            )
             gram = fitted.model.item_gram
             fitted.release()
             figures[plan] = told

@@ -185,14 +185,20 @@ def write_tables(model: Trained, folder: Path) -> None:
 
 
 def ours_in_spark(spark: SparkSession, folder: Path, n_pairs: int) -> None:
-    """What the recommend job does: item side, scorer, one commit of the lists."""
+    """Write lists from the tables of `write_tables`."""
     factors = {side: spark.read.parquet(str(folder / f"{side}_factors.parquet")) for side in ("user", "item")}
     seen = spark.read.parquet(str(folder / "pairs"))
-    with Exchange(spark, str(folder / "exchange")) as exchange:
-        items = load_items(factors["item"], exchange, 0.0)
-        users = factors["user"].withColumnRenamed("id", "user_id")
-        lists = score_top_k(users, seen, items.shipped, K, number_of_blocks(n_pairs))
-        delta_io.overwrite(spark, lists, str(folder / "lists"), SCHEMAS["lists"], run_id="benchmark")
+    write_lists(spark, factors["user"], factors["item"], seen, K, n_pairs, str(folder))
+
+
+def write_lists(
+    spark: SparkSession, users: DataFrame, items: DataFrame, seen: DataFrame, k: int, n_pairs: int, folder: str
+) -> None:
+    """What the recommend job does: item side, scorer, one commit of the lists."""
+    with Exchange(spark, f"{folder}/exchange") as exchange:
+        side = load_items(items, exchange, 0.0)
+        lists = score_top_k(users.withColumnRenamed("id", "user_id"), seen, side.shipped, k, number_of_blocks(n_pairs))
+        delta_io.overwrite(spark, lists, f"{folder}/lists", SCHEMAS["lists"], run_id="benchmark")
 
 
 def pyspark_ml_lists(spark: SparkSession, folder: Path) -> DataFrame:

@@ -13,6 +13,7 @@ FloatVector = NDArray[np.floating]
 IntVector = NDArray[np.integer]
 
 Side = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
 Objective = Literal["implicit", "explicit"]
 Solver = Literal["auto", "cg", "exact"]
 PlanName = Literal["auto", "local", "broadcast", "shuffle"]

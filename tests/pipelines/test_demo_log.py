@@ -226,7 +226,8 @@ def test_the_demo_conf_files_name_the_columns_and_files_of_the_log(demo: DemoLog
         assert set(columns) <= set(fields)
         source = settings.attributes.items
         assert source is not None
-        assert source.input == str(Path(settings.require_input()).parent / "tracks.csv")
+        assert source.input is not None
+        assert Path(source.input).resolve() == Path(settings.require_input()).parent / "tracks.csv"
 
 
 def test_listeners_play_to_their_taste_and_skip_against_it(demo: DemoLog) -> None:

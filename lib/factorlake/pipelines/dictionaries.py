@@ -8,8 +8,7 @@ from factorlake.pipelines.context import Context
 from factorlake.spark.ids import rank_new_ids
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
-
-SIDES = ("user", "item")
+from factorlake.types import SIDES
 
 
 def extend(context: Context, batch: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from factorlake.evaluation.ranking import ranking_metrics
 from factorlake.kernels.top_k import top_k
 from factorlake.models.plan import Rows
 from factorlake.models.trained import Snapshot
+from factorlake.spark.compat import keep, release
 from factorlake.spark.ids import Positions
 from factorlake.types import FloatMatrix
 
@@ -76,15 +77,20 @@ def epoch_metric(
         i = items.frame.select(F.col("id").alias("item_id"), F.col("position").alias("i"))
         told = held if metric == "rmse" else held.where(F.col("value") > 0)
         new = told.join(known.select("user_id", "item_id"), on=["user_id", "item_id"], how="left_anti")
-        placed = new.join(u, on="user_id").join(i, on="item_id").select("user_id", "u", "i", "value")
-        n_users = placed.agg(F.countDistinct("u")).collect()[0][0]
-        truth = chosen_by_hash(placed, VALIDATION_USERS, n_users).toArrow()
+        placed = keep(new.join(u, on="user_id").join(i, on="item_id").select("user_id", "u", "i", "value"))
+        try:
+            n_users = placed.agg(F.countDistinct("u")).collect()[0][0]
+            chosen = chosen_by_hash(placed, VALIDATION_USERS, n_users)
+            truth = chosen.select("u", "i", "value").toArrow()
+            asked = chosen.select("user_id", "u").distinct()
+            told_of = known.join(asked, on="user_id").join(i, on="item_id").select("u", "i")
+            seen = None if metric == "rmse" else told_of.toArrow()
+        finally:
+            release(placed)
         truth_u, truth_i = truth["u"].to_numpy(), truth["i"].to_numpy()
-        if metric == "rmse":
+        if seen is None:
             return lambda _, model: _rmse(model, truth_u, truth_i, truth["value"].to_numpy())
         judged = np.unique(truth_u)
-        asked = chosen_by_hash(placed, VALIDATION_USERS, n_users).select("user_id", "u").distinct()
-        seen = known.join(asked, on="user_id").join(i, on="item_id").select("u", "i").toArrow()
         truth_ptr, truth_items = _by_row(judged, truth_u, truth_i)
         seen_ptr, seen_items = _by_row(judged, seen["u"].to_numpy(), seen["i"].to_numpy())
 

@@ -19,8 +19,11 @@ def column_as_text(column: pa.Array) -> list[str | None]:
         # A UUID is its text, not its bytes.
         return [None if value is None else str(value) for value in column.to_pylist()]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        # Not every writer keeps to UTF-8.
-        column, kind = column.cast(pa.large_binary()), pa.large_binary()
+        try:
+            return column.to_pylist()
+        except UnicodeDecodeError:
+            # Not every writer keeps to UTF-8.
+            column, kind = column.cast(pa.large_binary()), pa.large_binary()
     if pa.types.is_floating(kind):
         return [None if value is None else str(value) for value in _floats(column)]
     if pa.types.is_timestamp(kind):
@@ -29,20 +32,26 @@ def column_as_text(column: pa.Array) -> list[str | None]:
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
     if pa.types.is_nested(kind):
-        return [_nested(column.slice(row, 1)) for row in range(len(column))]
+        try:
+            return [_json(value) for value in column.to_pylist()]
+        except (OverflowError, ValueError):
+            return [_nested(column.slice(row, 1)) for row in range(len(column))]
     try:
         return pc.cast(column, pa.string()).to_pylist()
     except pa.ArrowNotImplementedError:
         return [None if value is None else str(value) for value in column.to_pylist()]
 
 
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, default=str)
+
+
 def _nested(one: pa.Array) -> str | None:
     try:
-        value = one[0].as_py()
+        return _json(one[0].as_py())
     except (OverflowError, ValueError):
         # A time within it that Python cannot hold, or text that is no UTF-8: as Arrow shows it.
         return str(one)
-    return None if value is None else json.dumps(value, default=str)
 
 
 def _floats(column: pa.Array) -> list[Any]:

@@ -30,9 +30,7 @@ from factorlake.spark.encode import Part, PartFile, PartSide, load_ids, merge_id
 from factorlake.spark.ids import Positions
 from factorlake.spark.stored_blocks import StoredBlock, store_block
 from factorlake.spark.task_farm import TASKS_PER_SLOT, balanced, mapped, run_balanced, run_tasks, save_array, whole_file
-from factorlake.types import RatingBlock, Side
-
-SIDES: tuple[Side, Side] = ("user", "item")
+from factorlake.types import SIDES, RatingBlock, Side
 
 
 @dataclass(frozen=True)
