@@ -16,7 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,40 +63,49 @@ class Rows:
         return spread
 
 
-def ours(
+@dataclass(frozen=True)
+class TimedFit:
+    """Seconds of one of our trainings, without what was spent on looking at it."""
+
+    seconds: list[float]
+    """From the frame to the end of each epoch."""
+    seconds_around: float
+    """From the frame to the first epoch."""
+    told: dict[str, Any]
+
+
+def timed_fit(
     spark: SparkSession,
     pairs: DataFrame,
-    task: Task,
     parameters: AlsParameters,
-    value: Callable[[Factors], float],
     plan: Any,
     workspace: str,
-) -> tuple[Course, dict[str, Any]]:
-    """Train by what the train job and the drop-in call."""
-    course = Course([], [], [], 0.0)
-    off_clock = 0.0
+    shape: tuple[int, int],
+    look: Callable[[Snapshot[Any], tuple[Rows, Rows]], None],
+) -> TimedFit:
+    """Train by what the train job and the drop-in call; ``look`` at the model after each epoch, off the clock."""
+    seconds: list[float] = []
+    around, off_clock = 0.0, 0.0
     trace: list[TraceRow] = []
     progress: list[str] = []
     began = time.perf_counter()
 
     def metric(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
-        nonlocal off_clock
+        nonlocal around, off_clock
         since = time.perf_counter()
-        course.seconds_around = since - began
-        rows = Rows(users, task.train.shape[0]), Rows(items, task.train.shape[1])
+        around = since - began
+        rows = Rows(users, shape[0]), Rows(items, shape[1])
         off_clock += time.perf_counter() - since
 
-        def look(epoch: int, now: Snapshot[Any]) -> float:
+        def count(epoch: int, now: Snapshot[Any]) -> float:
             nonlocal off_clock
             since = time.perf_counter()
-            course.seconds.append(since - began - off_clock)
-            factors = rows[0].spread(now.user_factors), rows[1].spread(now.item_factors)
-            course.objective.append(value(factors))
-            course.ndcg.append(task.ndcg(factors))
+            seconds.append(since - began - off_clock)
+            look(now, rows)
             off_clock += time.perf_counter() - since
             return float(epoch)
 
-        return look
+        return count
 
     fitted = fit_pairs(
         spark,
@@ -111,18 +120,41 @@ def ours(
     )
     in_all = time.perf_counter() - began - off_clock
     fitted.release()
-    epochs = np.zeros(len(course.seconds))
+    epochs = np.zeros(len(seconds))
     for row in trace[:-1]:
         epochs[row.epoch - 1] += row.seconds
-    return course, {
+    told = {
         "plan": fitted.plan,
         "why": progress,
-        "seconds_to_pack": course.seconds_around,
+        "seconds_to_pack": around,
         "seconds_per_epoch": float(np.median(epochs)),
         "epoch_seconds": epochs.round(3).tolist(),
         "seconds_last_half_step": trace[-1].seconds,
         "seconds_in_all": in_all,
     }
+    return TimedFit(seconds, around, told)
+
+
+def ours(
+    spark: SparkSession,
+    pairs: DataFrame,
+    task: Task,
+    parameters: AlsParameters,
+    value: Callable[[Factors], float],
+    plan: Any,
+    workspace: str,
+) -> tuple[Course, dict[str, Any]]:
+    """Train ours and look at its objective and NDCG@10."""
+    objective: list[float] = []
+    ndcg: list[tuple[float, float]] = []
+
+    def look(now: Snapshot[Any], rows: tuple[Rows, Rows]) -> None:
+        factors = rows[0].spread(now.user_factors), rows[1].spread(now.item_factors)
+        objective.append(value(factors))
+        ndcg.append(task.ndcg(factors))
+
+    fit = timed_fit(spark, pairs, parameters, plan, workspace, task.train.shape, look)
+    return Course(fit.seconds, objective, ndcg, fit.seconds_around), fit.told
 
 
 def pyspark_ml(
@@ -134,7 +166,7 @@ def pyspark_ml(
     model = als.fit(pairs)
     model.userFactors.count()
     seconds = time.perf_counter() - began
-    factors = _by_id(model.userFactors, task.train.shape[0]), _by_id(model.itemFactors, task.train.shape[1])
+    factors = by_id(model.userFactors, task.train.shape[0]), by_id(model.itemFactors, task.train.shape[1])
     course = Course([seconds], [value(factors)], [task.ndcg(factors)], 0.0)
     return course, {"epochs": given.epochs, "seconds_in_all": seconds}
 
@@ -157,7 +189,8 @@ def _als(given: Any, epochs: int) -> Any:
     )
 
 
-def _by_id(frame: DataFrame, n: int) -> NDArray[np.float32]:
+def by_id(frame: DataFrame, n: int) -> NDArray[np.float32]:
+    """Return (n, rank) of a frame of pyspark.ml's factors, zeros where an id has none."""
     table = frame.toArrow()
     flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     rows = np.zeros((n, len(flat) // table.num_rows), np.float32)

@@ -74,6 +74,22 @@ def oracle(arguments: dict[str, Any]) -> np.ndarray:
     return np.array(rows).reshape(len(rows), arguments["factors"].shape[1])
 
 
+def merged(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same normal equations with one observation of each neighbour: its weights added, its targets averaged."""
+    n_rows, n_other = len(arguments["row_ptr"]) - 1, len(arguments["factors"])
+    confidence, weighted = np.zeros((2, n_rows, n_other))
+    row = np.repeat(np.arange(n_rows), np.diff(arguments["row_ptr"]))
+    np.add.at(confidence, (row, arguments["neighbours"]), arguments["confidence"].astype(np.float64))
+    products = arguments["confidence"].astype(np.float64) * arguments["target"]
+    np.add.at(weighted, (row, arguments["neighbours"]), products)
+    return arguments | {
+        "row_ptr": np.arange(n_rows + 1) * n_other,
+        "neighbours": np.tile(np.arange(n_other, dtype=np.int32), n_rows),
+        "confidence": confidence.ravel(),
+        "target": np.divide(weighted, confidence, out=np.zeros_like(weighted), where=confidence != 0).ravel(),
+    }
+
+
 def loss_of(arguments: dict[str, Any], rows: np.ndarray) -> float:
     """Σ c (t − o − x·f)², observation by observation."""
     total = 0.0
@@ -319,7 +335,7 @@ def test_a_row_summed_in_segments_elsewhere_gets_the_bits_of_one_summed_in_its_b
     elsewhere = solve_block(**arguments, solver=solver, known=known)
     assert elsewhere.factors.tobytes() == here.factors.tobytes()
     assert (elsewhere.observed_loss, elsewhere.residual_sum) == (here.observed_loss, here.residual_sum)
-    np.testing.assert_allclose(here.factors[rows], oracle(arguments)[rows], rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(here.factors[rows], oracle(merged(arguments))[rows], rtol=tolerance, atol=tolerance)
     # Sums that are there are used: twice as much of everything is another row.
     doubled = solve_block(**arguments, solver=solver, known=long_sums(rows, [2 * one for one in sums])).factors
     assert not np.array_equal(doubled[1], here.factors[1])

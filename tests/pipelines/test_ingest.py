@@ -233,3 +233,18 @@ class TestDeltaSource:
         with pytest.raises(DataRefusedError, match="changed or removed rows"):
             ingest.run(context)
         assert len(contents(context, "raw_events")) == 4
+
+    def test_a_table_made_anew_at_its_path_is_read_whole(
+        self, spark: SparkSession, lake_root: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "source"
+        context = context_at(spark, lake_root, path)
+        for first in (1, 3):
+            # The second table has the versions of the first, and then those it had when it was taken.
+            shutil.rmtree(path, ignore_errors=True)
+            self.add(spark, path, first)
+            assert ingest.run(context).counts["records"] == 1
+            self.add(spark, path, first + 1)
+            assert ingest.run(context).counts["records"] == 1
+            assert ingest.run(context).exit_code == 99
+        assert sorted(row[2][12:14] for row in contents(context, "raw_events")) == ["u1", "u2", "u3", "u4"]

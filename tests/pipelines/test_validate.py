@@ -128,7 +128,8 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     decision = validate.decide(context, batch, 3, metrics, BatchStates({}, set(), {}), accepted=False)
     if killed_after == "new_ids":
         validate.write_records(context, batch, records, decision, validate.JobResult())
-        assert dictionaries.extend(context, batch) == {"new_users": 2, "new_items": 2}
+        accepted = records.filter(F.col("verdict") == "accepted")
+        assert dictionaries.extend(context, accepted) == {"new_users": 2, "new_items": 2}
     elif killed_after != "decision":
         spared = {"quarantine"} if killed_after == "interactions" else {"interactions"}
         with pytest.raises(FactorlakeError, match="holds 0 rows"):
@@ -145,6 +146,19 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     assert indexes(context, "users") == [("u1", 0), ("u2", 1)]
     assert indexes(context, "items") == [("i1", 0), ("i2", 1)]
     assert validate.run(context).exit_code == 99
+
+
+@spark_only
+def test_a_write_of_other_rows_than_were_counted_is_told(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "log" / "a.csv", *events(1, 2))
+    context = context_at(spark, lake_root, tmp_path / "log")
+    (batch,) = ingest.run(context).details["batches"]
+    records = validate.records_with_verdicts(context, batch)
+    metrics = measure(records, [])
+    decision = validate.decide(context, batch, 2, metrics, BatchStates({}, set(), {}), accepted=False)
+    lost = records.filter(F.col("user_id") == "u1")
+    with pytest.raises(FactorlakeError, match=r"interactions holds 1 rows of batch .*, but 2 were accepted"):
+        validate.write_records(context, batch, lost, decision, validate.JobResult())
 
 
 @spark_only

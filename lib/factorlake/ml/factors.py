@@ -20,6 +20,9 @@ from factorlake.spark.ids import Positions
 from factorlake.spark.shuffle import StoredRows
 from factorlake.types import FloatMatrix, Side
 
+# Offsets of Arrow's lists have 31 bits.
+NUMBERS_PER_ARRAY = 1 << 30
+
 BROADCAST_BYTES = 10 << 20
 """Spark's own default of spark.sql.autoBroadcastJoinThreshold: a factor frame known to be smaller is broadcast."""
 
@@ -82,7 +85,10 @@ def factor_frame(
         return named.withColumn("id", F.col("id").cast(kind)).localCheckpoint()
     table = known.frame.select(F.col("id").cast(kind).alias("id"), "position").toArrow()
     found = rows.at(table["position"].to_numpy())
-    columns = {"id": table["id"].combine_chunks(), "features": _lists(found[:, :rank]), "bias": _bias(found, rank)}
+    n_rows = NUMBERS_PER_ARRAY // rank
+    parts = [_lists(found[first : first + n_rows, :rank]) for first in range(0, len(found), n_rows)]
+    features = pa.chunked_array(parts, pa.list_(pa.float32()))
+    columns = {"id": table["id"], "features": features, "bias": _bias(found, rank)}
     return spark.createDataFrame(pa.table(columns))
 
 
@@ -97,8 +103,9 @@ def _bias(rows: FloatMatrix, rank: int) -> pa.Array:
 
 def matrix(features: pa.Array | pa.ChunkedArray, rank: int) -> NDArray[np.float32]:
     """Return a column of lists as (n, rank) float32."""
-    array = features.combine_chunks() if isinstance(features, pa.ChunkedArray) else features
-    return np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(-1, rank)
+    flat = pc.list_flatten(features)
+    whole = flat.to_numpy() if isinstance(flat, pa.ChunkedArray) else flat.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(whole, np.float32).reshape(-1, rank)
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,16 @@ def _task(context: Context, known: DataFrame, held: DataFrame, explicit: bool, n
     key = ["user_id", "item_id"]
     new = held if explicit else held.where(F.col("value") > 0)
     new = new.join(known.select(key), on=key, how="left_anti")
-    users = new.select("user_id").distinct()
-    warm = keep(users.join(known.select("user_id").distinct(), on="user_id", how="left_semi"))
-    n_users, n_warm = users.count(), warm.count()
+    known_users = known.select("user_id").distinct().withColumn("is_known", F.lit(True))
+    users = keep(new.select("user_id").distinct().join(known_users, on="user_id", how="left"))
+    n_users, n_warm = users.agg(F.count(F.lit(1)), F.count("is_known")).collect()[0]
+    warm = users.where(F.col("is_known")).select("user_id")
     chosen = chosen_by_hash(warm, context.settings.evaluate.max_users, n_warm)
     truth = keep(new.join(chosen, on="user_id", how="left_semi"))
     of_chosen = keep(known.join(chosen, on="user_id", how="left_semi"))
-    judged = truth.select("user_id").distinct().count()
-    release(warm)
-    counts = {"judged_users": judged, "cold_users": n_users - n_warm, "held_out_pairs": truth.count()}
+    judged, n_pairs = truth.agg(F.countDistinct("user_id"), F.count(F.lit(1))).collect()[0]
+    release(users)
+    counts = {"judged_users": judged, "cold_users": n_users - n_warm, "held_out_pairs": n_pairs}
     return Task(of_chosen, truth, number_of_blocks(n_observed), counts)
 
 

@@ -165,14 +165,13 @@ def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str
 
 
 def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) -> None:
-    since = book.last_version(path)
-    new = find_new_rows(context.spark, path, since)
+    new = find_new_rows(context.spark, path, book.last_taken(path))
     if not new.added:
         return
     check_columns(path, new.columns, mapped_columns(context.settings.events.columns))
-    context.progress(f"reading the rows that {path} got up to version {new.version}")
+    context.progress(f"reading the rows that {path} got up to version {new.version.number}")
     result.counts["files"] += 1
-    batch = ledger.batch_id([(path, f"{since}..{new.version}")])
+    batch = ledger.batch_id([(path, f"{new.since}..{new.version}")])
     planned = ledger.entry(path, ledger.PLANNED, size=0, modified_us=None, content_hash=str(new.version), batch=batch)
     ledger.record(context, [planned])
     commit = write_records(context, batch, read_new_rows(context.spark, new))

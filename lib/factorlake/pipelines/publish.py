@@ -9,8 +9,8 @@ from factorlake.errors import NOTHING_TO_DO, ConfigError, ModelRefusedError
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.evaluate import GAIN, JUDGED
 from factorlake.pipelines.models import chosen_model
+from factorlake.pipelines.publishing import publish_table
 from factorlake.tables import delta_io, registry
-from factorlake.tables.publishing import publish_table
 from factorlake.tables.schemas import SCHEMAS
 
 

@@ -56,12 +56,15 @@ def run(context: Context) -> JobResult:
         metric = "" if row.metric is None else f", held out {row.metric:.4f}"
         context.progress(f"epoch {row.epoch} {row.side}: objective {row.loss:.6g}{metric} ({row.seconds:.2f} s)")
 
-    fitted = fit(context, known, version, on_half_step=tell, validation=_validation(context, events, known, cutoff))
-    context.progress("solving every user on all events")
     try:
-        factors_version = _write_factors(context, fitted, known, everything, version)
+        validation = _validation(context, events, known, cutoff)
+        fitted = fit(context, known, version, on_half_step=tell, validation=validation)
+        context.progress("solving every user on all events")
+        try:
+            factors_version = _write_factors(context, fitted, known, everything, version)
+        finally:
+            fitted.release()
     finally:
-        fitted.release()
         release(known)
     trace_version = _write_trace(context, fitted, version, _metric_name(context))
     model = fitted.model

@@ -30,6 +30,7 @@ from factorlake.quality.rules import check_rules, judge_rows, reason_names, rule
 from factorlake.quality.verdicts import ACCEPTED, KEPT, QUARANTINED, with_verdicts
 from factorlake.spark.compat import keep, release
 from factorlake.tables import delta_io
+from factorlake.tables.delta_io import Commit
 from factorlake.tables.schemas import SCHEMAS
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def _settle(
             decision = decide(context, batch, n_input, measure(records, _reasons(context)), states, accepted)
         if decision.passed:
             write_records(context, batch, records, decision, result, written)
-            new_ids = dictionaries.extend(context, batch)
+            new_ids = dictionaries.extend(context, records.filter(F.col("verdict") == ACCEPTED))
             close_batch(context, batch, decision)
             states.written.add(batch)
             for name, count in ({name: decision.counts[name] for name in ACCOUNTED} | new_ids).items():
@@ -191,6 +192,7 @@ def write_records(
     """Write the batch's records to quarantine, then to interactions, each in one commit, but to no table that
     a killed run had ``written``."""
     now, run_id, rules = F.lit(datetime.now(UTC)), F.lit(context.run_id), F.lit(decision.rules)
+    commits: dict[str, Commit] = {}
     if "quarantine" not in written:
         refused = records.filter(F.col("verdict") == QUARANTINED).select(
             *("event_id", "batch", "file", "position", "raw", "reasons"),
@@ -198,7 +200,7 @@ def write_records(
             now.alias("refused_at"),
             run_id.alias("run_id"),
         )
-        result.versions["quarantine"] = _append(context, refused, "quarantine", batch, decision)
+        commits["quarantine"] = _append(context, refused, "quarantine", batch, decision)
     if "interactions" not in written:
         events = records.filter(F.col("verdict").isin(ACCEPTED, KEPT))
         is_new = F.col("verdict") == ACCEPTED
@@ -211,13 +213,14 @@ def write_records(
             )
             path = context.lake.shared("interactions")
             context.lease()
-            result.versions["interactions"] = delta_io.overwrite(
+            commits["interactions"] = delta_io.overwrite(
                 context.spark, events, path, SCHEMAS["interactions"], run_id=context.run_id
-            ).version
+            )
         else:
             accepted = events.filter(is_new).withColumns(mine)
-            result.versions["interactions"] = _append(context, accepted, "interactions", batch, decision)
-    _check_written(context, batch, decision)
+            commits["interactions"] = _append(context, accepted, "interactions", batch, decision)
+    result.versions |= {table: commit.version for table, commit in commits.items()}
+    _check_written(context, batch, decision, commits)
 
 
 def close_batch(context: Context, batch: str, decision: Decision) -> None:
@@ -253,7 +256,7 @@ def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
     return findings
 
 
-def _append(context: Context, rows: DataFrame, table: str, batch: str, decision: Decision) -> int:
+def _append(context: Context, rows: DataFrame, table: str, batch: str, decision: Decision) -> Commit:
     context.lease()
     commit = delta_io.append(
         context.spark,
@@ -266,23 +269,29 @@ def _append(context: Context, rows: DataFrame, table: str, batch: str, decision:
     )
     if commit.skipped:
         log.info("batch=%s was in %s already", batch, table)
-    return commit.version
+    return commit
 
 
-def _check_written(context: Context, batch: str, decision: Decision) -> None:
-    expected = {"interactions": "accepted", "quarantine": "quarantined"}
-    rows = [
-        _of(context, table).filter(F.col("batch") == batch).select(F.lit(table).alias("name")) for table in expected
-    ]
-    counts = {row["name"]: row["count"] for row in rows[0].unionAll(rows[1]).groupBy("name").count().collect()}
-    for table, name in expected.items():
-        n_written = counts.get(table, 0)
+def _check_written(context: Context, batch: str, decision: Decision, commits: dict[str, Commit]) -> None:
+    for table, name in (("interactions", "accepted"), ("quarantine", "quarantined")):
+        n_written = _n_appended(context, table, decision, commits)
+        if n_written is None:
+            n_written = _of(context, table).filter(F.col("batch") == batch).count()
         if n_written != decision.counts[name]:
             raise FactorlakeError(
                 f"{table} holds {n_written} rows of batch {batch}, but {decision.counts[name]} were {name}: "
                 "its input changed while it was read; compare the batch's rows in raw_events and run "
                 "validate again"
             )
+
+
+def _n_appended(context: Context, table: str, decision: Decision, commits: dict[str, Commit]) -> int | None:
+    """Rows that this run's append brought to the table; None where the table alone can tell what it holds of the
+    batch: an earlier run wrote it, or rows of other batches were written with it."""
+    rewritten = table == "interactions" and decision.counts["replaced"]
+    if table not in commits or rewritten:
+        return None
+    return delta_io.rows_written(context.spark, context.lake.shared(table), commits[table])
 
 
 def _written_tables(context: Context, batch: str) -> set[str]:

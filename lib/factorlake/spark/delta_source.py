@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import reduce
 
@@ -17,26 +18,52 @@ MAINTENANCE = ("OPTIMIZE", "REORG", "CLUSTER BY")
 CHANGED_ROWS = ("numDeletedRows", "numUpdatedRows", "numTargetRowsUpdated", "numTargetRowsDeleted")
 FILE = "__file"
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """A version of one Delta table. The id tells the table from another that was made at its path later."""
+
+    table_id: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.table_id}@{self.number}"
+
+    @staticmethod
+    def parse(text: str) -> TableVersion:
+        """Return what `str` made a text of."""
+        table_id, _, number = text.rpartition("@")
+        return TableVersion(table_id, int(number))
+
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows a table got up to ``version``: pairs of a version and the data files it added, and the
-    columns."""
+    """The rows a table got after the version ``since`` (None: all) up to ``version``: pairs of a version and the data
+    files it added, and the columns."""
 
     path: str
-    version: int
+    since: int | None
+    version: TableVersion
     added: list[tuple[int, list[str]]]
     columns: list[str]
 
 
-def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
-    """Find the data files of the Delta table at ``path`` whose rows were added after version ``since``.
+def find_new_rows(spark: SparkSession, path: str, taken: TableVersion | None) -> NewRows:
+    """Find the data files of the Delta table at ``path`` whose rows were added after the version ``taken``; of a table
+    that was made anew since then, all.
 
     Raises
     ------
     DataRefusedError : a commit since then changed or removed rows, or is no longer kept in the table's
         history.
     """
+    table_id = str(spark.sql(f"DESCRIBE DETAIL {_quoted(path)}").select("id").collect()[0]["id"])
+    since = None if taken is None else taken.number
+    if taken is not None and taken.table_id != table_id:
+        log.warning("%s was made anew and is read whole; rows taken before are exact duplicates to validate", path)
+        since = None
     history = {
         row["version"]: row
         for row in spark.sql(f"DESCRIBE HISTORY {_quoted(path)}")
@@ -47,9 +74,10 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
     version = max(history, default=since)
     if version is None:
         raise DataRefusedError(f"{path} has no history to read from: set `input` to a table that keeps its log")
+    latest = TableVersion(table_id, version)
     columns = _at(spark, path, version).columns
     if since is None:
-        return NewRows(path, version, [(version, sorted(_at(spark, path, version).inputFiles()))], columns)
+        return NewRows(path, None, latest, [(version, sorted(_at(spark, path, version).inputFiles()))], columns)
     added: list[tuple[int, list[str]]] = []
     try:
         before = set(_at(spark, path, since).inputFiles()) if history else set()
@@ -64,7 +92,7 @@ def find_new_rows(spark: SparkSession, path: str, since: int | None) -> NewRows:
         raise DataRefusedError(
             f"{path} no longer keeps every version since {since}, so its new rows cannot be told: {_way_out()}"
         ) from error
-    return NewRows(path, version, added, columns)
+    return NewRows(path, since, latest, added, columns)
 
 
 def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -291,6 +292,6 @@ def _placed(factors: DataFrame, known: Positions, rank: int) -> NDArray[np.float
     table = _laid_beside(factors, known).where(F.col("factor").isNotNull()).select("position", "factor").toArrow()
     rows = np.full((known.n_ids, rank), np.nan, np.float32)
     if table.num_rows:
-        flat = table["factor"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        flat = pc.list_flatten(table["factor"]).to_numpy()
         rows[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, rank)
     return rows

@@ -20,15 +20,18 @@ from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
 
 # Where Delta notes, session by session, the version of the last commit to any table.
 LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
+# A compaction may have followed a write: then the write is the last entry but one of the table's history.
+WRITE_AND_COMPACTION = 2
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What a write left behind: the table's version, after the compaction where one followed, and whether Delta skipped
-    the write as done before."""
+    """What a write left behind: the table's version, after the compaction where one followed, whether Delta skipped
+    the write as done before, and the token that the table's history knows it by."""
 
     version: int
     skipped: bool
+    token: str
 
 
 def _quoted(path: str) -> str:
@@ -79,7 +82,18 @@ def read_or_empty(spark: SparkSession, path: str, schema: TableSchema, *, pinned
 
 
 def _history(spark: SparkSession, path: str, limit: int) -> list[Any]:
-    return spark.sql(f"DESCRIBE HISTORY {_quoted(path)} LIMIT {limit}").select("version", "userMetadata").collect()
+    told = spark.sql(f"DESCRIBE HISTORY {_quoted(path)} LIMIT {limit}")
+    return told.select("version", "userMetadata", "operationMetrics").collect()
+
+
+def rows_written(spark: SparkSession, path: str, commit: Commit) -> int | None:
+    """Return how many rows the latest write to the table put into its files, as the table's history tells; None where
+    that write was skipped or the history keeps no figures."""
+    for row in _history(spark, path, WRITE_AND_COMPACTION):
+        if row["userMetadata"] == commit.token:
+            told = (row["operationMetrics"] or {}).get("numOutputRows")
+            return None if told is None else int(told)
+    return None
 
 
 def version(spark: SparkSession, path: str) -> int:
@@ -144,11 +158,10 @@ def _write(
     writer.save(path)
     committed = spark.conf.get(LAST_COMMIT, None)
     if committed is not None:
-        return Commit(version=int(committed), skipped=False)
-    # No commit was noted: Delta took the write for one that was done before, or notes none. The history knows; a
-    # compaction may have followed the write.
-    latest = _history(spark, path, 2)
-    return Commit(version=int(latest[0]["version"]), skipped=token not in [row["userMetadata"] for row in latest])
+        return Commit(int(committed), skipped=False, token=token)
+    # No commit was noted: Delta took the write for one that was done before, or notes none. The history knows.
+    latest = _history(spark, path, WRITE_AND_COMPACTION)
+    return Commit(int(latest[0]["version"]), token not in [row["userMetadata"] for row in latest], token)
 
 
 def append(

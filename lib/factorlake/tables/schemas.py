@@ -91,7 +91,7 @@ _TABLES = [
         file string: The file (or Delta table).
         size bigint: Its bytes.
         modified_at timestamp: Its time of change.
-        content_hash string: SHA-256 of its bytes (a Delta source: its version).
+        content_hash string: SHA-256 of its bytes (a Delta source: its id@version).
         outcome string: planned, ingested, duplicate, empty or unreadable.
         records bigint: Records read from it.
         detail string: What went wrong, or null.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from factorlake.spark.compat import keep, release
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import TableSchema
 
@@ -53,15 +54,19 @@ def publish_table(
         .when(F.col("new_digest") == F.col("old_digest"), "unchanged")
         .otherwise("changed")
     )
-    fates = compared.select(key, fate.alias("fate"))
-    counts = {row["fate"]: row["count"] for row in fates.groupBy("fate").count().collect()}
-    changed, unchanged, removed = (counts.get(name, 0) for name in ("changed", "unchanged", "removed"))
-    if changed or removed or not delta_io.exists(spark, path):
-        names = [field.name for field in schema.fields]
-        kept = old.join(fates.where("fate = 'unchanged'").select(key), on=key, how="left_semi").select(names)
-        fresh = new.join(fates.where("fate = 'changed'").select(key), on=key, how="left_semi").select(names)
-        commit = delta_io.overwrite(
-            spark, kept.unionByName(fresh), path, schema, run_id=run_id, details={"lease": lease()}
-        )
-        return Published(commit.version, changed, unchanged, removed)
+    # Asked three times: how many keys have each fate, which rows stay, which come.
+    fates = keep(compared.select(key, fate.alias("fate")))
+    try:
+        counts = {row["fate"]: row["count"] for row in fates.groupBy("fate").count().collect()}
+        changed, unchanged, removed = (counts.get(name, 0) for name in ("changed", "unchanged", "removed"))
+        if changed or removed or not delta_io.exists(spark, path):
+            names = [field.name for field in schema.fields]
+            kept = old.join(fates.where("fate = 'unchanged'").select(key), on=key, how="left_semi").select(names)
+            fresh = new.join(fates.where("fate = 'changed'").select(key), on=key, how="left_semi").select(names)
+            commit = delta_io.overwrite(
+                spark, kept.unionByName(fresh), path, schema, run_id=run_id, details={"lease": lease()}
+            )
+            return Published(commit.version, changed, unchanged, removed)
+    finally:
+        release(fates)
     return Published(delta_io.version(spark, path), changed, unchanged, removed)

@@ -1,0 +1,178 @@
+"""Star ratings inside Spark beside pyspark.ml's ALS: seconds until our held-out RMSE is the peer's last or less.
+
+    python -m benchmarks.train_als --objective explicit --peers pyspark_ml --rank 50
+    python -m benchmarks.train_als --objective explicit --peers pyspark_ml --rank 50 --data ml-1m-ratings
+
+Ratings are planted (stars with noise, users' leniency and items' quality), or those of a Parquet file under
+FACTORLAKE_DATA; a tenth, drawn at random, is held out. Ours is a model with biases, which pyspark.ml does not have;
+both weight their ridge by count. One session that has trained a small model with each, the same frame of integer ids;
+the clock starts at the frame and takes in all set-up. Ours is looked at after each epoch, off the clock; the finished
+model comes one user half step later, which is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from benchmarks.result import finish
+from benchmarks.spark_peers import Rows, by_id, timed_fit
+from factorlake.config.settings import SparkSettings
+from factorlake.evaluation.planted import PlantedTaste
+from factorlake.models.parameters import AlsParameters
+from factorlake.models.trained import Snapshot
+from factorlake.spark.session import open_session
+from factorlake.spark.training import fit_pairs
+
+HELD_OUT = 0.1
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Stars of users (rows) for items, each numbered from 0."""
+
+    users: NDArray[np.int32]
+    items: NDArray[np.int32]
+    stars: NDArray[np.float32]
+    shape: tuple[int, int]
+
+    def where(self, chosen: NDArray[np.bool_]) -> Ratings:
+        """Return the chosen ratings."""
+        return Ratings(self.users[chosen], self.items[chosen], self.stars[chosen], self.shape)
+
+    def rmse(self, x: NDArray[np.floating], y: NDArray[np.floating], constant: float = 0.0) -> float:
+        """Return the error of x_u·y_i + constant, in float64."""
+        total = 0.0
+        for first in range(0, len(self.stars), 1_000_000):
+            part = slice(first, first + 1_000_000)
+            told = np.einsum("nk,nk->n", x[self.users[part]], y[self.items[part]], dtype=np.float64) + constant
+            total += float(np.sum((self.stars[part] - told) ** 2))
+        return float(np.sqrt(total / len(self.stars)))
+
+
+def ratings_of(given: Any) -> Ratings:
+    """Return the ratings that the arguments name."""
+    if given.data == "planted":
+        taste = PlantedTaste.make(given.users, given.items, seed=1)
+        users, items = taste.sample_pairs(given.pairs)
+        shape = given.users, given.items
+        stars = taste.stars(users, items)
+        return Ratings(users.astype(np.int32), items.astype(np.int32), stars.astype(np.float32), shape)
+    table = pd.read_parquet(Path(os.environ["FACTORLAKE_DATA"]) / "ml-1m-ratings-part" / "ratings.parquet")
+    users, items = (pd.factorize(table[name])[0].astype(np.int32) for name in ("user", "movie_id"))
+    stars = table["rating"].to_numpy(np.float32)
+    return Ratings(users, items, stars, (int(users.max()) + 1, int(items.max()) + 1))
+
+
+def write_ratings(ratings: Ratings, folder: Path) -> None:
+    """Write the ratings as a few Parquet files of shuffled rows."""
+    folder.mkdir(parents=True)
+    order = np.random.default_rng(5).permutation(len(ratings.stars))
+    for part, rows in enumerate(np.array_split(order, 8)):
+        columns = {"user_id": ratings.users[rows], "item_id": ratings.items[rows], "value": ratings.stars[rows]}
+        pq.write_table(pa.table(columns), folder / f"{part}.parquet")
+
+
+def peer(given: Any, epochs: int) -> ALS:
+    """Return pyspark.ml's estimator."""
+    return ALS(
+        rank=given.rank,
+        maxIter=epochs,
+        regParam=given.regularization,
+        userCol="user_id",
+        itemCol="item_id",
+        ratingCol="value",
+        numUserBlocks=given.peer_blocks,
+        numItemBlocks=given.peer_blocks,
+        seed=1,
+    )
+
+
+def pyspark_ml(pairs: DataFrame, held: Ratings, given: Any) -> dict[str, Any]:
+    """Train pyspark.ml's ALS; only its last epoch can be looked at."""
+    began = time.perf_counter()
+    model = peer(given, given.epochs).fit(pairs)
+    model.userFactors.count()
+    seconds = time.perf_counter() - began
+    rmse = held.rmse(by_id(model.userFactors, held.shape[0]), by_id(model.itemFactors, held.shape[1]))
+    print(f"pyspark.ml: {given.epochs} epochs in {seconds:.2f} s, RMSE {rmse:.4f}", flush=True)
+    return {"epochs": given.epochs, "seconds_in_all": seconds, "rmse": rmse}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the arguments, run ours and the peer, print the result line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objective", choices=["explicit"], default="explicit")
+    parser.add_argument("--data", choices=["planted", "ml-1m-ratings"], default="planted")
+    parser.add_argument("--users", type=int, default=69_878, help="of planted data, as are items and pairs")
+    parser.add_argument("--items", type=int, default=10_677)
+    parser.add_argument("--pairs", type=int, default=10_000_000)
+    parser.add_argument("--rank", type=int, default=50)
+    parser.add_argument("--plan", choices=["auto", "local", "broadcast", "shuffle"], default="auto")
+    parser.add_argument("--peers", default="", help="comma-separated: pyspark_ml")
+    parser.add_argument("--regularization", type=float, default=0.05, help="λ of the peer, scaled by count")
+    parser.add_argument("--own-regularization", type=float, default=0.05, help="λ of ours, scaled by count")
+    parser.add_argument("--epochs", type=int, default=10, help="of the peer")
+    parser.add_argument("--own-epochs", type=int, default=10, help="of ours, at most")
+    parser.add_argument("--peer-blocks", type=int, default=8, help="numUserBlocks and numItemBlocks of pyspark.ml")
+    parser.add_argument("--master", default="local[2]")
+    parser.add_argument("--driver-memory", default="8g")
+    parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
+    given = parser.parse_args(arguments)
+    ratings = ratings_of(given)
+    chosen = np.random.default_rng(3).random(len(ratings.stars)) < HELD_OUT
+    held, train = ratings.where(chosen), ratings.where(~chosen)
+    print(f"{len(train.stars):,} ratings to train on, {len(held.stars):,} held out", flush=True)
+    parameters = AlsParameters(
+        objective="explicit",
+        rank=given.rank,
+        regularization=given.own_regularization,
+        epochs=given.own_epochs,
+        tolerance=None,
+    )
+    rmse: list[float] = []
+
+    def look(now: Snapshot[Any], rows: tuple[Rows, Rows]) -> None:
+        x, y = rows[0].spread(now.users.whole()), rows[1].spread(now.items.whole())
+        # μ + b_u + b_i + x·y as one product.
+        one = np.ones((1, 1), np.float32)
+        left = np.hstack([x, np.repeat(one, len(x), axis=0)])
+        right = np.hstack([y[:, : now.rank], np.repeat(one, len(y), axis=0), y[:, now.rank :]])
+        rmse.append(held.rmse(left, right, now.mean))
+
+    figures: dict[str, Any] = {"ratings": len(train.stars)}
+    ratios: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        write_ratings(train, Path(temporary) / "ratings")
+        spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
+        pairs = spark.read.parquet(f"{temporary}/ratings")
+        few = pairs.where("user_id % 50 = 0").cache()
+        fit_pairs(spark, few, replace(parameters, epochs=1), workspace=f"{temporary}/work").release()
+        if "pyspark_ml" in given.peers.split(","):
+            peer(given, epochs=1).fit(few).userFactors.count()
+        few.unpersist()
+        pairs.agg(F.sum("user_id"), F.sum("item_id"), F.sum("value")).collect()
+        fit = timed_fit(spark, pairs, parameters, given.plan, f"{temporary}/work", train.shape, look)
+        for epoch, (seconds, error) in enumerate(zip(fit.seconds, rmse, strict=True), start=1):
+            print(f"  epoch {epoch:2d}  {seconds:8.2f} s  RMSE {error:.4f}", flush=True)
+        figures["factorlake"] = fit.told | {"seconds": [round(s, 3) for s in fit.seconds], "rmse": rmse}
+        if "pyspark_ml" in given.peers.split(","):
+            told = figures["pyspark_ml"] = pyspark_ml(pairs, held, given)
+            reached = [s for s, error in zip(fit.seconds, rmse, strict=True) if error <= told["rmse"]]
+            ratios["pyspark_ml"] = told["seconds_in_all"] / reached[0] if reached else None
+        spark.stop()
+    finish(f"train_als-explicit-{given.data}-{given.rank}", vars(given), figures, ratios, given.keep)
