@@ -57,17 +57,13 @@ def drawn_pairs(users: int, items: int, pairs: int) -> Iterator[tuple[NDArray[np
     counts = np.minimum(np.maximum(1, activity * (pairs / activity.sum())), items // 4).astype(np.int64)
     popularity = (np.arange(items) + 20.0) ** -0.8
     ends = np.cumsum(popularity / popularity.sum())
-    orders = [rng.permutation(items) for _ in range(GROUPS)]
+    orders = np.stack([rng.permutation(items) for _ in range(GROUPS)])
     for first in range(0, users, USERS_AT_ONCE):
         own = np.arange(first, min(first + USERS_AT_ONCE, users))
         # More than are needed, since popular items are drawn again and again.
         user = np.repeat(own, counts[own] * 2)
         rank = np.minimum(np.searchsorted(ends, rng.random(len(user))), items - 1)
-        item = np.empty(len(user), np.int64)
-        for group in range(GROUPS):
-            mine = user % GROUPS == group
-            item[mine] = orders[group][rank[mine]]
-        keys = rng.permutation(np.unique(user * items + item))
+        keys = rng.permutation(np.unique(user * items + orders[user % GROUPS, rank]))
         user = keys // items
         by_user = np.argsort(user, kind="stable")
         start = np.searchsorted(user[by_user], own)
