@@ -4,10 +4,10 @@
     python -m benchmarks.train_als --objective explicit --peers pyspark_ml --rank 50 --data ml-1m-ratings
 
 Ratings are planted (stars with noise, users' leniency and items' quality), or those of a Parquet file under
-FACTORLAKE_DATA; a tenth, drawn at random, is held out. Ours is a model with biases, which pyspark.ml does not have;
-both weight their ridge by count. One session that has trained a small model with each, the same frame of integer ids;
-the clock starts at the frame and takes in all set-up. Ours is looked at after each epoch, off the clock; the finished
-model comes one user half step later, which is told apart.
+FACTORLAKE_DATA; a tenth, drawn at random, is held out, where its user and item have others. Ours is a model with
+biases, which pyspark.ml does not have; both weight their ridge by count. One session that has trained a small model
+with each, the same frame of integer ids; the clock starts at the frame and takes in all set-up. Ours is looked at after
+each epoch, off the clock; the finished model comes one user half step later, which is told apart.
 """
 
 from __future__ import annotations
@@ -135,7 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     ratings = ratings_of(given)
     chosen = np.random.default_rng(3).random(len(ratings.stars)) < HELD_OUT
-    held, train = ratings.where(chosen), ratings.where(~chosen)
+    train = ratings.where(~chosen)
+    # A pair whose user or item has no rating to train on says nothing of a factorization.
+    held = ratings.where(chosen & np.isin(ratings.users, train.users) & np.isin(ratings.items, train.items))
     print(f"{len(train.stars):,} ratings to train on, {len(held.stars):,} held out", flush=True)
     parameters = AlsParameters(
         objective="explicit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from factorlake.pipelines import ingest_ledger as ledger
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.ingest import Plan
 from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.spark.delta_source import TableVersion, Taken, find_new_rows, read_new_rows
 from factorlake.spark.files import list_files
 from factorlake.spark.readers import inspect_files, read_records
 from tests.pipelines.lakes import contents, context_at, events, outcomes, write_csv
@@ -234,17 +236,43 @@ class TestDeltaSource:
             ingest.run(context)
         assert len(contents(context, "raw_events")) == 4
 
-    def test_a_table_made_anew_at_its_path_is_read_whole(
-        self, spark: SparkSession, lake_root: str, tmp_path: Path
+    @pytest.mark.parametrize("n_commits", [1, 3])
+    def test_a_table_made_anew_at_its_path_is_refused(
+        self, spark: SparkSession, lake_root: str, tmp_path: Path, n_commits: int
     ) -> None:
         path = tmp_path / "source"
         context = context_at(spark, lake_root, path)
-        for first in (1, 3):
-            # The second table has the versions of the first, and then those it had when it was taken.
-            shutil.rmtree(path, ignore_errors=True)
-            self.add(spark, path, first)
-            assert ingest.run(context).counts["records"] == 1
-            self.add(spark, path, first + 1)
-            assert ingest.run(context).counts["records"] == 1
-            assert ingest.run(context).exit_code == 99
-        assert sorted(row[2][12:14] for row in contents(context, "raw_events")) == ["u1", "u2", "u3", "u4"]
+        self.add(spark, path, 1)
+        self.add(spark, path, 2)
+        assert ingest.run(context).counts["records"] == 2
+        # The second table has fewer versions than were taken of the first, or more.
+        shutil.rmtree(path)
+        for n in range(n_commits):
+            self.add(spark, path, 3 + n)
+        with pytest.raises(DataRefusedError, match="was made anew since its version 1 was taken"):
+            ingest.run(context)
+        assert len(contents(context, "raw_events")) == 2
+
+    def test_a_table_whose_id_changes_while_its_log_goes_on_is_followed(
+        self, spark: SparkSession, lake_root: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "source"
+        self.add(spark, path, 1)
+        # As after a writer that gives a new id to a table whose schema it widens.
+        taken = Taken(TableVersion("another id", 0), at_us=time.time_ns() // 1000)
+        assert find_new_rows(spark, str(path), taken).added == []
+        self.add(spark, path, 2)
+        new = find_new_rows(spark, str(path), taken)
+        assert [number for number, _ in new.added] == [1]
+        assert read_new_rows(spark, new).count() == 1
+        # The ledger's first rows have no id.
+        assert find_new_rows(spark, str(path), Taken.parse("0", at_us=0)).added == new.added
+
+    def test_rows_of_a_replaced_table_are_refused(self, spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
+        path = tmp_path / "source"
+        self.add(spark, path, 1)
+        context = context_at(spark, lake_root, path)
+        assert ingest.run(context).counts["records"] == 1
+        spark.sql(f"CREATE OR REPLACE TABLE delta.`{path}` USING delta AS SELECT 'u9' user_id, 'i9' item_id")
+        with pytest.raises(DataRefusedError, match="changed or removed rows"):
+            ingest.run(context)

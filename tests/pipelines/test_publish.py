@@ -57,6 +57,13 @@ def test_a_worse_candidate_is_refused_until_it_is_published_by_force(
     assert unjudged["exit_code"] == 2
     assert f"factorlake evaluate --model {first}" in unjudged["reason"]
 
+    # A run of the first model's settings judges it, and leaves what a person chose.
+    chosen = published_bytes(lake)
+    again = [run_verb(spark, "run", demo_settings(lake, demo_run.log)) for _ in range(2)]
+    assert [line["exit_code"] for line in again] == [0, 99]
+    assert f"model {first} was live before {worse} took its place" in again[1]["reason"]
+    assert published_bytes(lake) == chosen
+
 
 def test_a_candidate_that_was_never_judged_is_not_published(
     spark: SparkSession, demo_run: DemoRun, tmp_path: Path
@@ -113,3 +120,26 @@ def test_publishing_the_live_model_brings_back_a_table_that_a_killed_run_moved_o
     assert (line["exit_code"], line["model_version"]) == (0, demo_run.line["model_version"])
     assert rows_of(table) == before
     assert run_verb(spark, "publish", settings)["exit_code"] == 99
+
+
+def test_lists_of_another_rule_are_made_anew_and_published(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(demo_run.root, tmp_path / "lake"))
+    before = published_bytes(root)
+    verbs = ("recommend", "publish", "recommend", "publish")
+    five = demo_settings(root, demo_run.log, "recommend.k=5")
+    assert [run_verb(spark, verb, five)["exit_code"] for verb in verbs] == [0, 0, 99, 99]
+    ranks = read_table(root / "main" / "recommendations").to_pandas().groupby("user_id")["rank"].max()
+    assert set(ranks) == {5}
+    now = published_bytes(root)
+    assert [name for name in before if now[name] != before[name]] == ["recommendations", "publications"]
+
+    # An item that is withdrawn leaves the lists of the model that is live, without new events.
+    listed = read_table(root / "main" / "recommendations").to_pandas()["item_id"].mode()[0]
+    path = str(root / "item_attributes")
+    gone = F.when(F.col("id") == listed, F.timestamp_seconds(F.lit(0))).otherwise(F.col("available_to"))
+    attributes = delta_io.read(spark, path).withColumn("available_to", gone)
+    delta_io.overwrite(spark, attributes, path, SCHEMAS["item_attributes"], run_id="withdrawn")
+    assert [run_verb(spark, verb, five)["exit_code"] for verb in verbs] == [0, 0, 99, 99]
+    assert listed not in set(read_table(root / "main" / "recommendations")["item_id"].to_pylist())

@@ -14,7 +14,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from factorlake.pipelines.context import Context
-from factorlake.spark.delta_source import TableVersion
+from factorlake.spark.delta_source import Taken
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
 from factorlake.times import from_micros
@@ -80,11 +80,14 @@ class Ledger:
         in_order = sorted(first, key=lambda batch: (first[batch], batch))
         return {batch: sum(records[batch].values()) for batch in in_order}
 
-    def last_taken(self, table: str) -> TableVersion | None:
-        """The version of a Delta source that was ingested last; None when none was."""
-        taken = [row for row in self.rows if row["file"] == table and row["outcome"] == INGESTED]
-        latest = max(taken, key=lambda row: row["recorded_us"], default=None)
-        return None if latest is None else TableVersion.parse(latest["content_hash"])
+    def last_taken(self, table: str) -> Taken | None:
+        """The latest version of a Delta source that was ingested; None when none was."""
+        taken = [
+            Taken.parse(row["content_hash"], row["recorded_us"])
+            for row in self.rows
+            if row["file"] == table and row["outcome"] == INGESTED
+        ]
+        return max(taken, key=lambda one: one.version.number, default=None)
 
 
 def batch_id(files: Iterable[tuple[str, str]]) -> str:

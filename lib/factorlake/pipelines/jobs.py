@@ -135,7 +135,11 @@ def execute(
             "seconds": line["seconds"],
             "settings": json.dumps(masked_settings(settings.model_dump(by_alias=True, mode="json"))),
         }
-        registry.record_run(spark, lake, row)
+        try:
+            registry.record_run(spark, lake, row)
+        except Exception:
+            # The line still tells how the job ended, whatever became of the session.
+            log.exception("the run could not be recorded in the runs table")
     return line
 
 

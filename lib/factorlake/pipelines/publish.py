@@ -11,11 +11,18 @@ from factorlake.pipelines.evaluate import GAIN, JUDGED
 from factorlake.pipelines.models import chosen_model
 from factorlake.pipelines.publishing import publish_table
 from factorlake.tables import delta_io, registry
+from factorlake.tables.names import PUBLISHED_TABLES
 from factorlake.tables.schemas import SCHEMAS
 
+# Beside the published tables a publication names the version of the candidate's lists that it was made of.
+LISTS = "lists"
 
-def run(context: Context, model: str | None = None, force: bool = False) -> JobResult:
+
+def run(context: Context, model: str | None = None, force: bool = False, by_name: bool = True) -> JobResult:
     """Publish a scored candidate into the settings' slot.
+
+    A model that was live there and has been replaced comes back only if a person names it (``model``, and ``by_name``
+    is not False): else the next run would undo a rollback.
 
     Each table changes in one commit; the publications row with all their versions is written last, so a reader of
     several tables sees the old set or the new one. Killed in between and run again, the same rows are found
@@ -30,7 +37,8 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
     version = row["model_version"]
     live = registry.publication(spark, lake, slot)
     is_live = live is not None and live["model_version"] == version
-    if live is not None and is_live and _stands(context, dict(live["versions"])):
+    lists = delta_io.version(spark, lake.candidate(version, LISTS))
+    if live is not None and is_live and _stands(context, dict(live["versions"]), lists):
         if row["state"] != "published":
             # A run was killed after its publications row, before it could say so in models.
             registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
@@ -40,11 +48,19 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
             versions=dict(live["versions"]),
             model_version=version,
         )
+    named = force or (model is not None and by_name)
+    if live is not None and not is_live and not named and registry.publication(spark, lake, slot, version) is not None:
+        return JobResult(
+            NOTHING_TO_DO,
+            f"model {version} was live before {live['model_version']} took its place; "
+            f"`factorlake publish --model {version}` brings it back",
+            model_version=version,
+        )
     if row["state"] not in ("scored", "published", "refused"):
         raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")
-    verdict = "its tables are brought back to it" if is_live else _gate(context, row, live, force)
+    verdict = "live already; its tables are brought up to it" if is_live else _gate(context, row, live, force)
     context.progress(f"publishing {version} into {slot}: {verdict}")
-    versions, counts = {}, {}
+    versions, counts = {LISTS: lists}, {}
     for table, frame, key in _tables(context, row):
         result = publish_table(
             spark,
@@ -73,11 +89,13 @@ def run(context: Context, model: str | None = None, force: bool = False) -> JobR
     return JobResult(reason=verdict, counts=counts, versions=versions, model_version=version)
 
 
-def _stands(context: Context, versions: dict[str, int]) -> bool:
-    """Whether the published tables are at the versions of the publication: a run that was killed while it published
-    another model has moved some of them on."""
+def _stands(context: Context, versions: dict[str, int], lists: int) -> bool:
+    """Whether the published tables are at the versions of the publication, and its lists those that the model has: a
+    run that was killed while it published another model has moved some tables on, or lists were made anew."""
     lake, slot = context.lake, context.settings.publish.slot
-    return all(delta_io.version(context.spark, lake.published(name, slot)) == at for name, at in versions.items())
+    return versions.get(LISTS, lists) == lists and all(
+        delta_io.version(context.spark, lake.published(name, slot)) == versions[name] for name in PUBLISHED_TABLES
+    )
 
 
 def _tables(context: Context, row: Row) -> list[tuple[str, DataFrame, str]]:

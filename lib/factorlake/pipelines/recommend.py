@@ -3,6 +3,9 @@ candidates/VERSION/lists."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
@@ -18,22 +21,31 @@ from factorlake.tables.schemas import SCHEMAS
 
 
 def run(context: Context, model: str | None = None) -> JobResult:
-    """Score every user of the candidate; exactly k items each, seen items left out by the rule in the settings."""
+    """Score every user of the candidate; exactly k items each, seen items left out by the rule in the settings.
+
+    Lists that were made by the same rule are left as they are (99).
+    """
     spark, lake, settings = context.spark, context.lake, context.settings
     row = chosen_model(context, model)
     version = row["model_version"]
-    if row["state"] in ("scored", "published", "refused"):
+    path = lake.candidate(version, "lists")
+    unavailable = _unavailable(context, row)
+    rule = _rule(context, unavailable)
+    # Lists of before the rule was noted are taken as they are.
+    if (
+        row["state"] in ("scored", "published", "refused")
+        and delta_io.last_details(spark, path).get("rule", rule) == rule
+    ):
         return JobResult(NOTHING_TO_DO, f"model {version} has its lists already", model_version=version)
     factors = delta_io.read(spark, lake.candidate(version, "factors"))
     with Exchange(spark, lake.exchange(version)) as exchange:
         model_items = factors.where(F.col("side") == "item")
-        items = load_items(model_items, exchange, row["mean"], _unavailable(context, row))
+        items = load_items(model_items, exchange, row["mean"], unavailable)
         users = factors.where(F.col("side") == "user").select(F.col("id").alias("user_id"), "factor", "bias")
         seen = seen_pairs(context, row["interactions_version"])
         context.progress(f"scoring {row['n_items']} items, lists of {settings.recommend.k}")
         lists = score_top_k(users, seen, items.shipped, settings.recommend.k, number_of_blocks(row["n_observed"]))
-        path = lake.candidate(version, "lists")
-        commit = delta_io.overwrite(spark, lists, path, SCHEMAS["lists"], run_id=context.run_id)
+        commit = delta_io.overwrite(spark, lists, path, SCHEMAS["lists"], run_id=context.run_id, details={"rule": rule})
     figures = (
         delta_io.read(spark, path, commit.version)
         .agg(
@@ -47,6 +59,14 @@ def run(context: Context, model: str | None = None) -> JobResult:
     )
     registry.record_model(spark, lake, {**row.asDict(), "state": "scored"}, context.run_id)
     return JobResult(counts=figures, versions={"lists": commit.version}, model_version=version)
+
+
+def _rule(context: Context, unavailable: DataFrame) -> str:
+    """Return a hash of all that decides on a model's lists beside the model."""
+    hashed = F.coalesce(F.sum(F.xxhash64("id").cast("decimal(38,0)")), F.lit(0))
+    n_items, ids = unavailable.agg(F.count(F.lit(1)), hashed).collect()[0]
+    what = {**context.settings.recommend.model_dump(mode="json"), "unavailable": [n_items, int(ids)]}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _unavailable(context: Context, row: Row) -> DataFrame:

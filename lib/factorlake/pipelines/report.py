@@ -40,7 +40,8 @@ from factorlake.tables import delta_io, registry
 from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMAS
 
-SHOWN_BATCHES = 60
+# Of this many batches, the latest, the expectations are told; the records of all are accounted for.
+EXPECTED_BATCHES = 60
 SHOWN_HISTORY = 8
 SHOWN_SUGGESTIONS = 5
 SCORES = 20_000
@@ -109,10 +110,12 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
         # A batch that was refused and accepted later is told as it ended.
         latest.setdefault(row["batch"], {})[row["kind"], row["rule"]] = row
     batches, expectations = [], []
-    for batch, figures in list(latest.items())[-SHOWN_BATCHES:]:
+    late = set(list(latest)[-EXPECTED_BATCHES:])
+    for batch, figures in latest.items():
         counts = {rule: int(row["value"]) for (kind, rule), row in figures.items() if kind == "count"}
         gate = figures.get(("gate", GATE))
         detail = json.loads(gate["detail"] or "{}") if gate is not None else {}
+        decided = figures["count", "rows"]["recorded_at"]
         batches.append(
             Batch(
                 batch=batch,
@@ -124,7 +127,8 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
                 reasons={
                     rule: int(row["value"])
                     for (kind, rule), row in figures.items()
-                    if kind == "count" and rule not in COUNTS and row["value"]
+                    # Written with the decision; one under other rules may have left reasons of its own.
+                    if kind == "count" and rule not in COUNTS and row["value"] and row["recorded_at"] == decided
                 },
                 passed=gate is None or bool(gate["success"]),
                 gate_reason=detail.get("reason") or "",
@@ -133,7 +137,7 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
         expectations += [
             Expectation(rule, row["success"], row["value"], batch)
             for (kind, rule), row in figures.items()
-            if kind == "expectation"
+            if kind == "expectation" and batch in late
         ]
     return tuple(batches), tuple(expectations)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from factorlake.errors import DONE, NOTHING_TO_DO, ConfigError, FactorlakeError
 from factorlake.pipelines import attributes, evaluate, ingest, publish, recommend, train, validate
@@ -36,7 +37,7 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
     if names.index(first) > names.index(last):
         raise ConfigError(f"--from {first} comes after --to {last}; the stages are {', '.join(names)}")
     chosen = names[names.index(first) : names.index(last) + 1]
-    combined = JobResult(NOTHING_TO_DO, "nothing to do: no new events, and the model of these settings is live")
+    combined = JobResult(NOTHING_TO_DO, "nothing to do: no new events")
     stages: list[Stage] = []
     if context.settings.demo is not None and "ingest" in chosen:
         context.progress("log: writing the embedded log")
@@ -47,7 +48,9 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         staged.progress("start")
         try:
             # The model of these settings, which need not be the one trained last.
-            model = {"model": combined.model_version} if name in OF_A_MODEL else {}
+            model: dict[str, Any] = {"model": combined.model_version} if name in OF_A_MODEL else {}
+            if name == "publish":
+                model["by_name"] = False
             result = STAGES[name](staged, **model)
         except FactorlakeError as error:
             result = JobResult(error.exit_code, str(error))
@@ -55,6 +58,8 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         combined.counts |= {f"{name}.{key}": value for key, value in result.counts.items()}
         combined.versions |= result.versions
         combined.model_version = result.model_version or combined.model_version
+        if name == "publish" and result.exit_code == combined.exit_code == NOTHING_TO_DO:
+            combined.reason = f"nothing to do: {result.reason}"
         if result.exit_code == DONE:
             combined.exit_code, combined.reason = DONE, "done"
         elif result.exit_code != NOTHING_TO_DO:

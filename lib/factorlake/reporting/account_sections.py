@@ -75,6 +75,7 @@ def rows(report: RunReport) -> Html:
 
 
 def _batches(report: RunReport) -> Html:
+    latest_first = report.batches[::-1]
     lines = [
         (
             tag("code", printable(batch.batch, 40)),
@@ -90,8 +91,8 @@ def _batches(report: RunReport) -> Html:
             ),
             join([OUTCOMES[batch.passed], f" {printable(batch.gate_reason, 200)}" if batch.gate_reason else ""]),
         )
-        # Refused batches first: they are what a reader has to act on.
-        for batch in sorted(report.batches, key=lambda batch: batch.passed)
+        # Refused batches first: they are what a reader has to act on. Then the latest.
+        for batch in sorted(latest_first, key=lambda batch: batch.passed)
     ]
     heads = ("batch", "in", "accepted", "quarantined", "duplicates", "superseded", "gate")
     return table("Batches and what the gate said", heads, lines, numeric=range(1, 6), limit=40)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import reduce
 
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
@@ -18,12 +17,10 @@ MAINTENANCE = ("OPTIMIZE", "REORG", "CLUSTER BY")
 CHANGED_ROWS = ("numDeletedRows", "numUpdatedRows", "numTargetRowsUpdated", "numTargetRowsDeleted")
 FILE = "__file"
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class TableVersion:
-    """A version of one Delta table. The id tells the table from another that was made at its path later."""
+    """A version of a Delta table. The id is the table's at that version; a replaced or remade table has another."""
 
     table_id: str
     number: int
@@ -31,11 +28,19 @@ class TableVersion:
     def __str__(self) -> str:
         return f"{self.table_id}@{self.number}"
 
+
+@dataclass(frozen=True)
+class Taken:
+    """The version up to which a table was ingested, and when, in microseconds since 1970."""
+
+    version: TableVersion
+    at_us: int
+
     @staticmethod
-    def parse(text: str) -> TableVersion:
-        """Return what `str` made a text of."""
+    def parse(text: str, at_us: int) -> Taken:
+        """Return what the ledger wrote; in its first rows the id is missing."""
         table_id, _, number = text.rpartition("@")
-        return TableVersion(table_id, int(number))
+        return Taken(TableVersion(table_id, int(number)), at_us)
 
 
 @dataclass(frozen=True)
@@ -50,27 +55,26 @@ class NewRows:
     columns: list[str]
 
 
-def find_new_rows(spark: SparkSession, path: str, taken: TableVersion | None) -> NewRows:
-    """Find the data files of the Delta table at ``path`` whose rows were added after the version ``taken``; of a table
-    that was made anew since then, all.
+def find_new_rows(spark: SparkSession, path: str, taken: Taken | None) -> NewRows:
+    """Find the data files of the Delta table at ``path`` whose rows were added after the version that was taken.
 
     Raises
     ------
     DataRefusedError : a commit since then changed or removed rows, or is no longer kept in the table's
-        history.
+        history; or the table was made anew, so that its versions are others than those taken.
     """
     table_id = str(spark.sql(f"DESCRIBE DETAIL {_quoted(path)}").select("id").collect()[0]["id"])
-    since = None if taken is None else taken.number
-    if taken is not None and taken.table_id != table_id:
-        log.warning("%s was made anew and is read whole; rows taken before are exact duplicates to validate", path)
-        since = None
-    history = {
+    since = None if taken is None else taken.version.number
+    kept = {
         row["version"]: row
         for row in spark.sql(f"DESCRIBE HISTORY {_quoted(path)}")
-        .filter(F.col("version") > (-1 if since is None else since))
-        .select("version", "operation", "operationMetrics")
+        .filter(F.col("version") >= (0 if since is None else since))
+        .select("version", F.unix_micros("timestamp").alias("at_us"), "operation", "operationMetrics")
         .collect()
     }
+    if taken is not None:
+        _refuse_another_table(path, table_id, taken, kept)
+    history = {number: row for number, row in kept.items() if number != since}
     version = max(history, default=since)
     if version is None:
         raise DataRefusedError(f"{path} has no history to read from: set `input` to a table that keeps its log")
@@ -120,6 +124,19 @@ def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str])
         .filter(F.col("__name").isin([file.rpartition("/")[2] for file in files]))
         .drop("__name")
     )
+
+
+def _refuse_another_table(path: str, table_id: str, taken: Taken, kept: dict[int, Row]) -> None:
+    """Refuse a table that was made anew. Its id alone does not tell: some writers change it with the schema. Then the
+    version that was taken is still there, and older than its taking."""
+    if taken.version.table_id in ("", table_id):
+        return
+    then = kept.get(taken.version.number)
+    if not kept or (then is not None and then["at_us"] > taken.at_us):
+        raise DataRefusedError(
+            f"{path} was made anew since its version {taken.version.number} was taken, so its new rows cannot be told: "
+            f"{_way_out()}"
+        )
 
 
 def _refuse_a_rewrite(path: str, version: int, commit: object, removed: set[str]) -> None:

@@ -96,6 +96,15 @@ def rows_written(spark: SparkSession, path: str, commit: Commit) -> int | None:
     return None
 
 
+def last_details(spark: SparkSession, path: str) -> dict[str, Any]:
+    """Return what the latest write to the table at ``path`` noted beside its rows (``details``, and the run); nothing
+    where there is no table or no note."""
+    for row in _history(spark, path, WRITE_AND_COMPACTION) if exists(spark, path) else []:
+        if row["userMetadata"]:
+            return dict(json.loads(row["userMetadata"]))
+    return {}
+
+
 def version(spark: SparkSession, path: str) -> int:
     """Return the latest version of the table at ``path``; -1 when there is none."""
     return int(_history(spark, path, 1)[0]["version"]) if exists(spark, path) else -1

@@ -41,9 +41,12 @@ def latest_model(spark: SparkSession, lake: Lake) -> Row | None:
     return None if trained is None else model(spark, lake, trained["model_version"])
 
 
-def publication(spark: SparkSession, lake: Lake, slot: str) -> Row | None:
-    """Return the latest publication of a slot, or None."""
-    return _latest(spark, lake.own("publications"), F.col("slot") == slot, "published_at")
+def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None = None) -> Row | None:
+    """Return the latest publication of a slot, or of one model in it; None when there was none."""
+    wanted = F.col("slot") == slot
+    if version is not None:
+        wanted &= F.col("model_version") == version
+    return _latest(spark, lake.own("publications"), wanted, "published_at")
 
 
 def _latest(spark: SparkSession, path: str, wanted: Column, time: str) -> Row | None:

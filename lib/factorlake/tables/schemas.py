@@ -238,7 +238,7 @@ _TABLES = [
         """
         slot string: Slot.
         model_version string: Model published.
-        versions map<string,bigint>: Delta version of each published table.
+        versions map<string,bigint>: Delta version of each published table, and of the model's lists.
         as_of timestamp: Newest event of the model's input.
         lease bigint: Number of the lease under which it was written.
         published_at timestamp: When.
