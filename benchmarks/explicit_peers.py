@@ -15,22 +15,18 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from benchmarks.result import finish
-from benchmarks.spark_peers import Rows, by_id, timed_fit
+from benchmarks.spark_peers import Rows, peer_als, timed_fit, timed_peer, write_rows
 from factorlake.config.settings import SparkSettings
 from factorlake.evaluation.planted import PlantedTaste
 from factorlake.models.parameters import AlsParameters
@@ -78,37 +74,10 @@ def ratings_of(given: Any) -> Ratings:
     return Ratings(users, items, stars, (int(users.max()) + 1, int(items.max()) + 1))
 
 
-def write_ratings(ratings: Ratings, folder: Path) -> None:
-    """Write the ratings as a few Parquet files of shuffled rows."""
-    folder.mkdir(parents=True)
-    order = np.random.default_rng(5).permutation(len(ratings.stars))
-    for part, rows in enumerate(np.array_split(order, 8)):
-        columns = {"user_id": ratings.users[rows], "item_id": ratings.items[rows], "value": ratings.stars[rows]}
-        pq.write_table(pa.table(columns), folder / f"{part}.parquet")
-
-
-def peer(given: Any, epochs: int) -> ALS:
-    """Return pyspark.ml's estimator."""
-    return ALS(
-        rank=given.rank,
-        maxIter=epochs,
-        regParam=given.regularization,
-        userCol="user_id",
-        itemCol="item_id",
-        ratingCol="value",
-        numUserBlocks=given.peer_blocks,
-        numItemBlocks=given.peer_blocks,
-        seed=1,
-    )
-
-
 def pyspark_ml(pairs: DataFrame, held: Ratings, given: Any) -> dict[str, Any]:
     """Train pyspark.ml's ALS; only its last epoch can be looked at."""
-    began = time.perf_counter()
-    model = peer(given, given.epochs).fit(pairs)
-    model.userFactors.count()
-    seconds = time.perf_counter() - began
-    rmse = held.rmse(by_id(model.userFactors, held.shape[0]), by_id(model.itemFactors, held.shape[1]))
+    seconds, factors = timed_peer(peer_als(given, given.epochs), pairs, held.shape)
+    rmse = held.rmse(*factors)
     print(f"pyspark.ml: {given.epochs} epochs in {seconds:.2f} s, RMSE {rmse:.4f}", flush=True)
     return {"epochs": given.epochs, "seconds_in_all": seconds, "rmse": rmse}
 
@@ -128,7 +97,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--own-regularization", type=float, default=0.05, help="λ of ours, scaled by count")
     parser.add_argument("--epochs", type=int, default=10, help="of the peer")
     parser.add_argument("--own-epochs", type=int, default=10, help="of ours, at most")
-    parser.add_argument("--peer-blocks", type=int, default=8, help="numUserBlocks and numItemBlocks of pyspark.ml")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="8g")
     parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
@@ -151,21 +119,21 @@ def main(arguments: list[str] | None = None) -> None:
     def look(now: Snapshot[Any], rows: tuple[Rows, Rows]) -> None:
         x, y = rows[0].spread(now.users.whole()), rows[1].spread(now.items.whole())
         # μ + b_u + b_i + x·y as one product.
-        one = np.ones((1, 1), np.float32)
-        left = np.hstack([x, np.repeat(one, len(x), axis=0)])
-        right = np.hstack([y[:, : now.rank], np.repeat(one, len(y), axis=0), y[:, now.rank :]])
+        left = np.hstack([x, np.ones((len(x), 1), np.float32)])
+        right = np.hstack([y[:, : now.rank], np.ones((len(y), 1), np.float32), y[:, now.rank :]])
         rmse.append(held.rmse(left, right, now.mean))
 
     figures: dict[str, Any] = {"ratings": len(train.stars)}
     ratios: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        write_ratings(train, Path(temporary) / "ratings")
+        columns = {"user_id": train.users, "item_id": train.items, "value": train.stars}
+        write_rows(columns, Path(temporary) / "ratings")
         spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
         pairs = spark.read.parquet(f"{temporary}/ratings")
         few = pairs.where("user_id % 50 = 0").cache()
         fit_pairs(spark, few, replace(parameters, epochs=1), workspace=f"{temporary}/work").release()
         if "pyspark_ml" in given.peers.split(","):
-            peer(given, epochs=1).fit(few).userFactors.count()
+            peer_als(given, epochs=1).fit(few).userFactors.count()
         few.unpersist()
         pairs.agg(F.sum("user_id"), F.sum("item_id"), F.sum("value")).collect()
         fit = timed_fit(spark, pairs, parameters, given.plan, f"{temporary}/work", train.shape, look)

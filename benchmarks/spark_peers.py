@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -33,18 +34,18 @@ from factorlake.config.settings import SparkSettings
 from factorlake.models.objective import objective_value
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.trained import Snapshot, TraceRow
+from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.ids import Positions
 from factorlake.spark.session import open_session
 from factorlake.spark.training import Validation, fit_pairs
 
 
-def write_pairs(task: Task, folder: Path) -> None:
-    """Write the training pairs as a few Parquet files: user_id and item_id are the rows of the task."""
+def write_rows(columns: dict[str, NDArray[Any]], folder: Path) -> None:
+    """Write columns as a few Parquet files of shuffled rows."""
     folder.mkdir(parents=True)
-    coo = task.train.tocoo()
-    for part, rows in enumerate(np.array_split(np.random.default_rng(5).permutation(coo.nnz), 8)):
-        table = pa.table({"user_id": coo.row[rows].astype(np.int32), "item_id": coo.col[rows].astype(np.int32)})
-        pq.write_table(table, folder / f"{part}.parquet")
+    table = pa.table(columns)
+    for part, rows in enumerate(np.array_split(np.random.default_rng(5).permutation(table.num_rows), 8)):
+        pq.write_table(table.take(pa.array(rows)), folder / f"{part}.parquet")
 
 
 class Rows:
@@ -161,40 +162,47 @@ def pyspark_ml(
     pairs: DataFrame, task: Task, given: Any, value: Callable[[Factors], float]
 ) -> tuple[Course, dict[str, Any]]:
     """Train pyspark.ml's ALS; only its last epoch can be looked at."""
-    als = _als(given, given.epochs)
-    began = time.perf_counter()
-    model = als.fit(pairs)
-    model.userFactors.count()
-    seconds = time.perf_counter() - began
-    factors = by_id(model.userFactors, task.train.shape[0]), by_id(model.itemFactors, task.train.shape[1])
+    seconds, factors = timed_peer(_als(given, given.epochs), pairs, task.train.shape)
     course = Course([seconds], [value(factors)], [task.ndcg(factors)], 0.0)
     return course, {"epochs": given.epochs, "seconds_in_all": seconds}
 
 
-def _als(given: Any, epochs: int) -> Any:
-    from pyspark.ml.recommendation import ALS
+def timed_peer(als: ALS, pairs: DataFrame, shape: tuple[int, int]) -> tuple[float, Factors]:
+    """Return the seconds that pyspark.ml takes to train, and its factors by id, zeros where an id has none."""
+    began = time.perf_counter()
+    model = als.fit(pairs)
+    model.userFactors.count()
+    seconds = time.perf_counter() - began
+    return seconds, (
+        _by_id(model.userFactors, als.getRank(), shape[0]),
+        _by_id(model.itemFactors, als.getRank(), shape[1]),
+    )
 
+
+def peer_als(given: Any, epochs: int, **more: Any) -> ALS:
+    """Return pyspark.ml's estimator with the arguments' rank and λ."""
     return ALS(
         rank=given.rank,
         maxIter=epochs,
         regParam=given.regularization,
-        implicitPrefs=True,
-        alpha=given.alpha,
         userCol="user_id",
         itemCol="item_id",
         ratingCol="value",
         numUserBlocks=8,
         numItemBlocks=8,
         seed=1,
+        **more,
     )
 
 
-def by_id(frame: DataFrame, n: int) -> NDArray[np.float32]:
-    """Return (n, rank) of a frame of pyspark.ml's factors, zeros where an id has none."""
+def _als(given: Any, epochs: int) -> ALS:
+    return peer_als(given, epochs, implicitPrefs=True, alpha=given.alpha)
+
+
+def _by_id(frame: DataFrame, rank: int, n: int) -> NDArray[np.float32]:
     table = frame.toArrow()
-    flat = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    rows = np.zeros((n, len(flat) // table.num_rows), np.float32)
-    rows[table["id"].to_numpy()] = flat.reshape(table.num_rows, -1)
+    rows = np.zeros((n, rank), np.float32)
+    rows[table["id"].to_numpy()] = matrix(table["features"], rank)
     return rows
 
 
@@ -228,7 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
     figures: dict[str, Any] = {"pairs": task.train.nnz}
     ratios: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        write_pairs(task, Path(temporary) / "pairs")
+        coo = task.train.tocoo()
+        columns = {"user_id": coo.row.astype(np.int32), "item_id": coo.col.astype(np.int32)}
+        write_rows(columns, Path(temporary) / "pairs")
         spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
         pairs = spark.read.parquet(f"{temporary}/pairs").withColumn("value", F.lit(1.0))
         # Both start in a session that has read the data once and trained a small model.

@@ -11,15 +11,16 @@ from pyspark.sql.types import StringType
 
 from factorlake.ml import factors
 from factorlake.models.plan import ArrayRows
+from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.ids import positions
 
 
 def test_a_column_in_several_arrays_is_one_matrix() -> None:
     rows = np.arange(15, dtype=np.float32).reshape(5, 3)
     parts = [pa.array(part.tolist(), pa.list_(pa.float32())) for part in (rows[:2], rows[2:])]
-    assert np.array_equal(factors.matrix(pa.chunked_array(parts), 3), rows)
+    assert np.array_equal(matrix(pa.chunked_array(parts), 3), rows)
     # A part of an array knows where it starts.
-    assert np.array_equal(factors.matrix(pa.array(rows.tolist(), pa.list_(pa.float32())).slice(1, 3), 3), rows[1:4])
+    assert np.array_equal(matrix(pa.array(rows.tolist(), pa.list_(pa.float32())).slice(1, 3), 3), rows[1:4])
 
 
 @pytest.mark.spark

@@ -266,7 +266,7 @@ class TestDeltaSource:
         assert [number for number, _ in new.added] == [1]
         assert read_new_rows(spark, new).count() == 1
         # The ledger's first rows have no id.
-        assert find_new_rows(spark, str(path), Taken.parse("0", at_us=0)).added == new.added
+        assert find_new_rows(spark, str(path), Taken(TableVersion.parse("0"), at_us=0)).added == new.added
 
     def test_rows_of_a_replaced_table_are_refused(self, spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
         path = tmp_path / "source"

@@ -16,6 +16,7 @@ from pyspark.sql.types import DataType
 
 from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import Stopped, TraceRow
+from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.ids import Positions
 from factorlake.spark.shuffle import StoredRows
 from factorlake.types import FloatMatrix, Side
@@ -99,13 +100,6 @@ def _lists(rows: FloatMatrix) -> pa.Array:
 
 def _bias(rows: FloatMatrix, rank: int) -> pa.Array:
     return pa.array(rows[:, rank] if rows.shape[1] > rank else np.zeros(len(rows), np.float32), pa.float32())
-
-
-def matrix(features: pa.Array | pa.ChunkedArray, rank: int) -> NDArray[np.float32]:
-    """Return a column of lists as (n, rank) float32."""
-    flat = pc.list_flatten(features)
-    whole = flat.to_numpy() if isinstance(flat, pa.ChunkedArray) else flat.to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(whole, np.float32).reshape(-1, rank)
 
 
 @dataclass(frozen=True)

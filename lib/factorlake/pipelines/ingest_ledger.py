@@ -14,7 +14,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from factorlake.pipelines.context import Context
-from factorlake.spark.delta_source import Taken
+from factorlake.spark.delta_source import TableVersion, Taken
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
 from factorlake.times import from_micros
@@ -83,7 +83,7 @@ class Ledger:
     def last_taken(self, table: str) -> Taken | None:
         """The latest version of a Delta source that was ingested; None when none was."""
         taken = [
-            Taken.parse(row["content_hash"], row["recorded_us"])
+            Taken(TableVersion.parse(row["content_hash"]), row["recorded_us"])
             for row in self.rows
             if row["file"] == table and row["outcome"] == INGESTED
         ]

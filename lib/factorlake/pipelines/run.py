@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from factorlake.errors import DONE, NOTHING_TO_DO, ConfigError, FactorlakeError
 from factorlake.pipelines import attributes, evaluate, ingest, publish, recommend, train, validate
@@ -21,7 +21,7 @@ STAGES: dict[str, Callable[..., JobResult]] = {
     "train": train.run,
     "evaluate": evaluate.run,
     "recommend": recommend.run,
-    "publish": publish.run,
+    "publish": partial(publish.run, by_name=False),
 }
 OF_A_MODEL = ("evaluate", "recommend", "publish")
 
@@ -48,9 +48,7 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         staged.progress("start")
         try:
             # The model of these settings, which need not be the one trained last.
-            model: dict[str, Any] = {"model": combined.model_version} if name in OF_A_MODEL else {}
-            if name == "publish":
-                model["by_name"] = False
+            model = {"model": combined.model_version} if name in OF_A_MODEL else {}
             result = STAGES[name](staged, **model)
         except FactorlakeError as error:
             result = JobResult(error.exit_code, str(error))

@@ -28,6 +28,12 @@ class TableVersion:
     def __str__(self) -> str:
         return f"{self.table_id}@{self.number}"
 
+    @staticmethod
+    def parse(text: str) -> TableVersion:
+        """Return what `str` made a text of; in the first rows of a ledger the id is missing."""
+        table_id, _, number = text.rpartition("@")
+        return TableVersion(table_id, int(number))
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -35,12 +41,6 @@ class Taken:
 
     version: TableVersion
     at_us: int
-
-    @staticmethod
-    def parse(text: str, at_us: int) -> Taken:
-        """Return what the ledger wrote; in its first rows the id is missing."""
-        table_id, _, number = text.rpartition("@")
-        return Taken(TableVersion(table_id, int(number)), at_us)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -24,6 +23,7 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows, R
 from factorlake.models.plan import Plan as TrainingPlan
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
+from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.blocks import pack_blocks, write_blocks
 from factorlake.spark.broadcast import FileBroadcastPlan, TaskBroadcastPlan
 from factorlake.spark.compat import keep, named_jobs, release, task_slots
@@ -292,6 +292,5 @@ def _placed(factors: DataFrame, known: Positions, rank: int) -> NDArray[np.float
     table = _laid_beside(factors, known).where(F.col("factor").isNotNull()).select("position", "factor").toArrow()
     rows = np.full((known.n_ids, rank), np.nan, np.float32)
     if table.num_rows:
-        flat = pc.list_flatten(table["factor"]).to_numpy()
-        rows[table["position"].to_numpy()] = flat.astype(np.float32).reshape(table.num_rows, rank)
+        rows[table["position"].to_numpy()] = matrix(table["factor"], rank)
     return rows
