@@ -71,12 +71,10 @@ test: setup airflow-env check ## check, then all tests but soak; STRICT=1 makes 
 soak: setup ## the long proofs
 	$(BIN)/python -m pytest -q -rs -m soak $(PYTEST)
 
-bench: setup ## how to run each benchmark
-	@echo "Each prints its figures, and as its last line one JSON object:"
-	@for file in benchmarks/[a-z]*.py; do \
-	  [ -e "$$file" ] || { echo "  (no benchmark stands here)"; break; }; \
-	  echo "  $(VENV)/bin/python -m benchmarks.$$(basename $$file .py) --help"; \
-	done
+bench: setup ## every benchmark of speed in a short form; the whole of one: python -m benchmarks.NAME
+	@$(BIN)/python -c 'import implicit, irspack' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]' \
+	  || echo "the peers irspack and implicit are left out" >&2
+	$(BIN)/python -m benchmarks.short
 
 package: setup ## the wheel, and lib.zip for --py-files, into dist/
 	@rm -rf dist build

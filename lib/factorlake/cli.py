@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from enum import StrEnum
@@ -15,6 +16,7 @@ import typer
 from factorlake.config.loader import conf_folder, load_settings
 from factorlake.config.settings import Settings
 from factorlake.errors import DONE, ConfigError, FactorlakeError
+from factorlake.paths import has_scheme
 
 app = typer.Typer(
     help="From interaction logs to published recommendations on Spark and Delta.",
@@ -28,7 +30,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Set one value: sec
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and tell what would be done.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved settings as JSON and end.")]
 Json = Annotated[bool, typer.Option("--json", help="Print nothing but the result line.")]
-Model = Annotated[str | None, typer.Option("--model", help="Model version; the one trained last by default.")]
+Model = Annotated[str | None, typer.Option("--model", help="Model version; by default that of these settings.")]
 
 
 def run_job(verb: str, argv: list[str] | None = None) -> int:
@@ -94,15 +96,24 @@ def _job(
         print(summary)
     if line["exit_code"] not in (DONE, 99):
         print(f"{verb}: {line['reason']}", file=sys.stderr)
-    print(json.dumps(line, default=str), flush=True)
+    print(json.dumps(_finite(line), default=str, allow_nan=False), flush=True)
     return int(line["exit_code"])
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for each number that JSON has no name for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_input(verb: str, settings: Settings) -> None:
     """Refuse a log that is not there before Spark takes its seconds to start."""
     if verb in ("ingest", "run") and not settings.demo:
         given = settings.require_input()
-        if "://" not in given and not any(mark in given for mark in "*?[{") and not Path(given).exists():
+        if not has_scheme(given) and not any(mark in given for mark in "*?[{") and not Path(given).exists():
             raise ConfigError(f"input {given} does not exist; set `input` to the folder or file of the log")
 
 

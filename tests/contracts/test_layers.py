@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,12 @@ def test_numerical_packages_import_with_pyspark_blocked(package: str) -> None:
     command = [sys.executable, "-c", WITHOUT_SPARK, f"factorlake.{package}"]
     done = subprocess.run(command, cwd=ROOT / "lib", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_pipelines_write_through_their_context_alone() -> None:
+    """Else a run whose lease has passed to another could write on."""
+    direct = re.compile(
+        r"delta_io\.(append|append_rows|overwrite)\(|import (append|overwrite)|record_model\(.*spark|\.write\."
+    )
+    modules = (ROOT / "lib" / "factorlake" / "pipelines").glob("*.py")
+    assert [path.name for path in modules if direct.search(path.read_text())] == ["context.py"]

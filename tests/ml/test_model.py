@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError, DataRefusedError
 from factorlake.ml import ALS, ALSModel
+from factorlake.ml import lists as ml_lists
 from tests.ml.objectives import SETTINGS, matrices
 
 pytestmark = pytest.mark.spark
@@ -151,6 +152,30 @@ def test_a_subset_gets_the_lists_it_has_among_all(spark: SparkSession, taken: AL
         assert getattr(taken, call)(subset, K).schema == getattr(theirs, call)(subset, K).schema
         assert found.keys() == lists(getattr(theirs, call)(subset, K), own, other).keys()
         assert getattr(taken, call)(subset, K).count() == len(found) == 2
+
+
+def test_rows_of_a_subset_that_can_be_no_id_are_left_out_as_in_pyspark(
+    spark: SparkSession, taken: ALSModel, theirs: Any
+) -> None:
+    users = spark.sql("SELECT * FROM VALUES (1D), (1.5D), (3000000000D), (CAST(NULL AS DOUBLE)) AS t(user)")
+    mine, wanted = (lists(model.recommendForUserSubset(users, K), "user", "item") for model in (taken, theirs))
+    assert mine.keys() == wanted.keys() == {1}
+
+
+def test_lists_of_every_item_are_made_a_few_users_at_a_time(taken: ALSModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    some, everything = taken.recommendForAllUsers(K), lists(taken.recommendForAllUsers(10**9), "user", "item")
+    monkeypatch.setattr(ml_lists, "ENTRIES_AT_ONCE", 7 * K)
+    in_slices = lists(taken.recommendForAllUsers(K), "user", "item")
+    assert in_slices == lists(some, "user", "item")
+    assert in_slices == {user: row[:K] for user, row in everything.items()}
+    assert {len(row) for row in everything.values()} == {taken.itemFactors.count()}
+
+
+def test_a_column_whose_name_differs_by_case_only_stays(spark: SparkSession, taken: ALSModel) -> None:
+    frame = spark.sql("SELECT 1 AS user, 50 AS item, 'theirs' AS Prediction")
+    predicted = taken.transform(frame)
+    assert predicted.columns == ["user", "item", "Prediction", "prediction"]
+    assert predicted.toArrow()["Prediction"].to_pylist() == ["theirs"]
 
 
 def test_ties_go_by_id_and_short_sides_give_short_lists(spark: SparkSession, tmp_path: Path) -> None:

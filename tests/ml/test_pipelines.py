@@ -154,7 +154,8 @@ def test_a_model_is_saved_and_read_whole(small: DataFrame, pairs: DataFrame, tmp
     assert sorted(map(tuple, model.transform(known).collect())) == sorted(map(tuple, again.transform(known).collect()))
     with pytest.raises(Exception, match="ALREADY_EXISTS"):
         model.save(path)
-    with pytest.raises(ConfigError, match="save it to another folder"):
-        again.write().overwrite().save(path)
+    for around in (path, f"{path}/", f"{tmp_path}/other/../model", str(tmp_path)):
+        with pytest.raises(ConfigError, match="save it to another folder"):
+            again.write().overwrite().save(around)
     ALS(rank=1, maxIter=1).fit(small).write().overwrite().save(path)
     assert ALSModel.read().load(path).rank == 1

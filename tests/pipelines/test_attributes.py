@@ -108,3 +108,19 @@ def test_most_frequent_value_of_accepted_events_is_taken(spark: SparkSession, la
     dated = {**items, "columns": {"available_from": "event_time"}}
     with pytest.raises(ConfigError, match="cannot come from events"):
         attributes.run(context_at(spark, lake_root, tmp_path / "log", attributes={"items": dated}))
+
+
+def test_of_several_rows_of_an_id_the_last_by_file_and_position_stays(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    header = "id;name"
+    write_csv(tmp_path / "items" / "day2.csv", "i1;Third", "i1;Fourth", "i2;Café", header=header)
+    write_csv(tmp_path / "items" / "day1.csv", "i1;Second", "i3;Alone", header=header)
+    source = {"input": str(tmp_path / "items"), "columns": {"name": "name"}, "delimiter": ";"}
+    log = {"encoding": "latin-1"}
+    for encoding, cafe in (("utf-8", "Café"), (None, "CafÃ©")):
+        items = {**source, "encoding": encoding}
+        context = context_at(spark, lake_root, "none", attributes={"items": items}, ingest=log)
+        assert attributes.run(context).exit_code == 0
+        names = {key: row["name"] for key, row in table(context, "item").items()}
+        assert names == {"i1": "Fourth", "i2": cafe, "i3": "Alone"}

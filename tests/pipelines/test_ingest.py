@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError, DataRefusedError
 from factorlake.pipelines import ingest
@@ -267,6 +269,21 @@ class TestDeltaSource:
         assert read_new_rows(spark, new).count() == 1
         # The ledger's first rows have no id.
         assert find_new_rows(spark, str(path), Taken(TableVersion.parse("0"), at_us=0)).added == new.added
+
+    def test_a_nested_column_that_comes_between_two_appends_is_taken(
+        self, spark: SparkSession, lake_root: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "source"
+        self.add(spark, path, 1)
+        context = context_at(spark, lake_root, path)
+        assert ingest.run(context).counts["records"] == 1
+        self.add(spark, path, 2)
+        wider = spark.read.format("delta").load(str(path)).where("user_id = 'u2'")
+        wider = wider.withColumn("user_id", F.lit("u3")).withColumn("place", F.struct(F.lit("DE").alias("country")))
+        wider.write.format("delta").mode("append").option("mergeSchema", True).save(str(path))
+        assert ingest.run(context).counts["records"] == 2
+        places = [json.loads(row[2]).get("place") for row in contents(context, "raw_events")]
+        assert [None if place is None else json.loads(place) for place in places] == [None, None, {"country": "DE"}]
 
     def test_rows_of_a_replaced_table_are_refused(self, spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
         path = tmp_path / "source"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from factorlake.pipelines import ingest, report, validate
+from factorlake.pipelines import ingest, report, run, validate
 from factorlake.pipelines.jobs import execute
 from factorlake.tables import registry
 from tests.pipelines.lakes import context_at, events, write_csv
@@ -49,3 +49,20 @@ def test_a_run_that_cannot_be_recorded_still_tells_how_it_ended(
     line = execute("ingest", settings, conf_dir="conf", open_session=lambda: spark, progress=lambda _: None)
     assert (line["exit_code"], line["counts"]["records"]) == (0, 1)
     assert "could not be recorded" in caplog.text
+
+
+def test_a_report_that_cannot_be_written_does_not_change_how_the_run_ended(
+    spark: SparkSession,
+    lake_root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(run, "write_report", fail)
+    context = context_at(spark, lake_root, write_csv(tmp_path / "a.csv", *events(1)))
+    result = run.run(context, last="ingest")
+    assert (result.exit_code, result.counts["ingest.records"], "report" in result.details) == (0, 1, False)
+    assert "report could not be written" in caplog.text

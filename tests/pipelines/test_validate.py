@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from factorlake.errors import ConfigError, DataRefusedError, FactorlakeError
 from factorlake.pipelines import dictionaries, ingest, validate
 from factorlake.pipelines.batches import BatchStates
 from factorlake.pipelines.context import Context
+from factorlake.pipelines.jobs import execute
 from factorlake.quality.expectations import DID_NOT_RUN, read_suite, run_suite
 from factorlake.quality.metrics import check_accounting, measure
 from factorlake.quality.verdicts import with_verdicts
@@ -325,3 +326,28 @@ def test_great_expectations_that_fails_is_a_finding(spark: SparkSession) -> None
     (finding,) = run_suite(spark.range(1), [{"type": "expect_the_unheard_of"}])
     assert (finding.rule, finding.success) == (DID_NOT_RUN, None)
     assert "did not run" in json.dumps(finding.detail)
+
+
+@spark_only
+def test_times_are_the_same_in_a_session_that_was_started_in_another_zone(
+    spark: SparkSession, lake_root: str, tmp_path: Path
+) -> None:
+    write_csv(tmp_path / "a.csv", "u,i,1,2024-07-01 12:00:00", "u,j,1,2024-07-01T12:00:00+02:00")
+    told = {"columns": {"value": "value"}, "zone": "Europe/London"}
+    settings = context_at(spark, lake_root, tmp_path / "a.csv", events=told).settings
+    before = spark.conf.get("spark.sql.session.timeZone") or "UTC"
+    spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:
+        for verb in ("ingest", "validate"):
+            line = execute(verb, settings, conf_dir="conf", open_session=lambda: spark, progress=lambda _: None)
+            assert line["exit_code"] == 0, line["reason"]
+        assert spark.conf.get("spark.sql.session.timeZone") == "America/New_York"
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", before)
+    rows = delta_io.read(spark, f"{lake_root}/interactions").select("item_id", F.unix_micros("event_time")).collect()
+    # Summer time in London is an hour ahead of UTC.
+    noon = datetime(2024, 7, 1, 12, tzinfo=UTC)
+    micros = {
+        item: int((noon - timedelta(hours=ahead)).timestamp()) * 1_000_000 for item, ahead in (("i", 1), ("j", 2))
+    }
+    assert {row[0]: row[1] for row in rows} == micros

@@ -57,7 +57,8 @@ EXAMPLES: list[tuple[dict[str, str | None], list[str]]] = [
     ({}, []),
     ({"user": None}, ["missing_user_id"]),
     ({"user": " \t\u00a0"}, ["missing_user_id"]),
-    ({"item": ""}, ["missing_item_id", "shape"]),
+    ({"item": ""}, ["missing_item_id"]),
+    ({"place": "", "note": " "}, ["no_note"]),
     ({"user": "x" * 1024}, []),
     ({"user": "x" * 1025}, ["id_too_long"]),
     ({"kind": "hover"}, ["unknown_event_type"]),
@@ -71,6 +72,8 @@ EXAMPLES: list[tuple[dict[str, str | None], list[str]]] = [
     ({"value": "-nan"}, ["value_not_finite"]),
     ({"value": "-Infinity"}, ["value_not_finite"]),
     ({"value": "1e309"}, ["value_not_finite"]),
+    # No float32 holds it, and models are made of those.
+    ({"value": "1e39"}, ["value_not_finite"]),
     ({"value": "1e2"}, []),
     ({"value": " +7 "}, []),
     ({"value": "101"}, ["value_out_of_range"]),
@@ -144,14 +147,15 @@ def test_broken_record_without_fields_has_that_reason_alone(spark: SparkSession)
 
 
 def test_ids_are_read_as_the_settings_say(spark: SparkSession) -> None:
-    texts = ["17850.0", " 17850 ", "17850.50", "a.0", "-3.00", "007"]
+    texts = ["17850.0", " 17850 ", "17850.50", "a.0", "-3.00", "007", "NaN"]
     frame = raw_frame(spark, [({**GOOD, "user": text}, None) for text in texts])
 
-    def ids(**settings: Any) -> list[str]:
+    def ids(**settings: Any) -> list[str | None]:
         events = EVENTS.model_copy(update=settings)
         return [row[0] for row in judge_rows(frame, events, RULES).orderBy("n").select("user_id").collect()]
 
-    assert ids(integral_float_ids=True) == ["17850", "17850", "17850.50", "a.0", "-3", "007"]
+    assert ids(integral_float_ids=True) == ["17850", "17850", "17850.50", "a.0", "-3", "007", None]
+    assert ids() == ["17850.0", "17850", "17850.50", "a.0", "-3.00", "007", "NaN"]
     assert ids(trim_ids=False) == texts
 
 
@@ -213,6 +217,7 @@ def test_times_are_read_by_format_and_zone(
         ([], {"time_formats": ["yyyy-MM-dd HH:mm:ss"]}, "events.zone"),
         ([], {"time_formats": ["qqqq nonsense"], "zone": "UTC"}, "nonsense"),
         ([], {"zone": "Mars/Olympus"}, "Mars/Olympus"),
+        ([], {"time_formats": ["yyyy-MM-dd HH:mm:ss[XXX]"], "zone": "UTC"}, "give two formats"),
         ([], {"latest": "tomorrow"}, "tomorrow"),
         ([], {"event_key": ["user"]}, "event_key"),
     ],

@@ -90,6 +90,14 @@ def test_nested_values_keep_the_json_text_they_had() -> None:
     assert fields(line, JSON) == [{"a": '[1, 2.50, {"x":1}]', "b": '{"c":  []}', "d": "true", "e": None, "f": "t"}]
 
 
+def test_a_null_field_is_as_none() -> None:
+    (bare,), (null,), (empty,) = (
+        [record.event_id for record in parse(line, JSON)]
+        for line in (b'{"a": "1"}', b'{"b": null, "a": "1", "c": null}', b'{"a": "1", "b": ""}')
+    )
+    assert bare == null != empty
+
+
 def test_quoted_line_end_stays_within_one_record() -> None:
     (record,) = parse(HEAD + b'1,2,"a\nb"\n', CSV)
     assert record.fields == {"user": "1", "item": "2", "note": "a\nb"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,17 @@ def test_each_write_tells_the_version_that_the_tables_own_history_has_for_it(
     assert not any(commit.skipped for commit in told.values())
     # The skipped write tells the version that the table has anyway.
     assert (skipped.skipped, skipped.version) == (True, history["d"])
+
+
+def test_an_old_version_is_read_however_old_it_is(spark: SparkSession, tmp_path: Path) -> None:
+    path, runs = str(tmp_path / "runs"), SCHEMAS["runs"]
+    versions = [delta_io.append_rows(spark, [{"run_id": name}], path, runs, run_id=name).version for name in "abc"]
+    # As if all but the last commit had been made a month ago.
+    then = time.time() - 30 * 86_400
+    for version in range(versions[1] + 1):
+        os.utime(tmp_path / "runs" / "_delta_log" / f"{version:020d}.json", (then + version, then + version))
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # type: ignore[union-attr]
+    assert [row["run_id"] for row in delta_io.read(spark, path, versions[0]).collect()] == ["a"]
 
 
 def test_tables_carry_comments_and_open_to_readers_of_protocol_one(spark: SparkSession, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -48,4 +49,18 @@ def test_a_holder_past_its_time_finds_its_number_passed(tmp_path: Path) -> None:
         with Lease(folder, "next") as follower:
             with pytest.raises(LeaseHeldError, match="passed to another run"):
                 sleeper.check()
+            assert follower.check() == 2
+
+
+def test_a_holder_in_another_container_of_the_same_name_is_not_taken_for_dead(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with Lease(str(tmp_path / "lease"), "first"):
+        file = next((tmp_path / "lease").glob("*.json"))
+        # Its process has a number that no process has here.
+        file.write_text(json.dumps({**json.loads(file.read_text()), "pid": ended.pid, "pids": "pid:[of another]"}))
+        with pytest.raises(LeaseHeldError, match="first"):
+            Lease(str(tmp_path / "lease"), "second").__enter__()
+        os.utime(file, (0, 0))
+        with Lease(str(tmp_path / "lease"), "second") as follower:
             assert follower.check() == 2

@@ -5,13 +5,13 @@ docs/configuration.md is generated from these classes.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factorlake.errors import ConfigError
+from factorlake.paths import resolved
 from factorlake.types import PlanName
 
 SHARED_TABLES = (
@@ -58,8 +58,8 @@ class IngestSettings(Section):
     """CSV without a header: the columns in order."""
     encoding: str = "utf-8"
     """Encoding of text files. Bytes that do not fit it are kept as U+FFFD and the record is marked."""
-    max_file_bytes: int = Field(default=1 << 30, gt=0)
-    """A text file larger than this (as stored) is refused: split it."""
+    max_file_bytes: int = Field(default=1 << 30, gt=0, lt=1 << 31)
+    """A file larger than this (as stored) is refused: split it. Spark hands over less than 2 GiB at once."""
     on_unreadable: Literal["refuse", "skip"] = "refuse"
     """A file that cannot be read to its end: refuse ends the job with exit 3 and takes no file of the batch; skip
     leaves it out, tells so in the ledger and tries it again next time."""
@@ -145,7 +145,7 @@ class EventSettings(Section):
     trim_ids: bool = True
     """Leave out white space around ids."""
     integral_float_ids: bool = False
-    """Read an id such as 17850.0 as 17850 (a whole number that passed through a float column)."""
+    """Ids passed through a float column: 17850.0 is 17850, and nan is a missing id."""
     time_formats: list[str] = ["iso"]
     """Formats tried in order: iso, epoch_s, epoch_ms, or a Spark pattern such as yyyy-MM-dd HH:mm:ss."""
     zone: str | None = None
@@ -193,7 +193,8 @@ class ValidateSettings(Section):
 
 
 class AttributeSource(Section):
-    """Where names and attributes of one side come from."""
+    """Where names and attributes of one side come from. Of several rows of one id the last one stays: of the last file
+    by path, the last row."""
 
     source: Literal["files", "events"] = "files"
     """files: a folder or file of its own; events: the columns of the log's accepted rows, the most frequent value of
@@ -207,6 +208,12 @@ class AttributeSource(Section):
     features."""
     features: list[str] = []
     """Raw columns kept in the features map."""
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """files: the character between the fields of CSV; a tab in .tsv."""
+    quote: str | None = Field(default=None, min_length=1, max_length=1)
+    """files: the character around a field of CSV that holds a delimiter; none: that of the log (`ingest.quote`)."""
+    encoding: str | None = None
+    """files: encoding of text; none: that of the log (`ingest.encoding`)."""
 
     @model_validator(mode="after")
     def _complete(self) -> AttributeSource:
@@ -400,7 +407,7 @@ class Settings(Section):
         return name
 
     def require_input(self) -> str:
-        """Return the path of the log; one without a scheme is made absolute, as Delta and patterns need it."""
+        """Return the path of the log; one of this machine is made absolute, as Delta and patterns need it."""
         if not self.input:
             raise ConfigError("no input is set: give `input: PATH` in the conf file, or --set input=PATH")
-        return self.input if "://" in self.input else os.path.abspath(self.input)
+        return resolved(self.input)

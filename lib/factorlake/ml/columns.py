@@ -53,6 +53,22 @@ def id_column(dataset: DataFrame, column: str) -> Column:
     return F.when(narrow.isNull() | (values != narrow), F.raise_error(told)).otherwise(narrow)
 
 
+def possible_id_column(dataset: DataFrame, column: str) -> Column:
+    """Return a column of ids as `id_column` does, but null for what can be no id.
+
+    Raises
+    ------
+    DataRefusedError : there is no such column, or it holds neither numbers nor text.
+    """
+    kind, values = column_type(dataset, column), named(column)
+    if isinstance(kind, (IntegerType, StringType)):
+        return values
+    if not isinstance(kind, NumericType):
+        raise DataRefusedError(f"column {column!r} has the type {kind.simpleString()}; ids are numbers or text")
+    narrow = values.try_cast("int")
+    return F.when(values == narrow, narrow)
+
+
 def key_column(dataset: DataFrame, column: str, kind: DataType) -> Column:
     """Return the ids of ``column``, an int or text already, as a model knows them: ``kind``, int or string.
 

@@ -16,6 +16,9 @@ from factorlake.kernels.top_k import top_k
 from factorlake.ml.factors import Factors, factor_table, matrix
 from factorlake.types import Side
 
+# Entries of lists (item and score: 8 bytes) that a task holds at once.
+ENTRIES_AT_ONCE = 1 << 22
+
 
 def best_of_other_side(
     factors: Factors, sources: DataFrame, side: Side, own_column: str, other_column: str, k: int, skip_seen: bool
@@ -40,6 +43,9 @@ def best_of_other_side(
     rank, mean = factors.rank, np.float32(factors.mean)
     table = factor_table(factors.side(other), rank)
     ids, vectors, biases = table.ids, table.factors, table.biases
+    # A list cannot be longer than the other side, and as many as a batch has need not fit the memory at once.
+    k = max(1, min(k, len(ids)))
+    n_at_once = max(1, ENTRIES_AT_ONCE // k)
     own_type, other_type = (factors.side(one).schema["id"].dataType for one in (side, other))
     one_pair = pa.struct([(other_column, ids.type), ("rating", pa.float32())])
     listed = StructType([StructField(other_column, other_type), StructField("rating", FloatType())])
@@ -47,7 +53,7 @@ def best_of_other_side(
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         ties = np.arange(len(vectors))
-        for batch in batches:
+        for batch in (part for whole in batches for part in _slices(whole, n_at_once)):
             n = batch.num_rows
             seen_ptr, seen = np.zeros(n + 1, np.int64), np.empty(0, np.int32)
             if "seen" in batch.schema.names:
@@ -72,6 +78,10 @@ def best_of_other_side(
     if skip_seen and factors.seen is not None:
         rows = rows.join(_seen_places(factors, side, ids), on="id", how="left")
     return rows.mapInArrow(score, schema)
+
+
+def _slices(batch: pa.RecordBatch, n_rows: int) -> Iterator[pa.RecordBatch]:
+    return (batch.slice(first, n_rows) for first in range(0, batch.num_rows, n_rows))
 
 
 def _seen_places(factors: Factors, side: Side, other_ids: pa.Array) -> DataFrame:

@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError
-from factorlake.ml.columns import check_new_column, id_column, key_column, named
+from factorlake.ml.columns import check_new_column, id_column, key_column, named, possible_id_column
 from factorlake.ml.factors import Factors, dot_product, packed_factors
 from factorlake.ml.lists import best_of_other_side
 from factorlake.ml.params import ModelParams
@@ -135,7 +135,8 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         )
         # Spark turns the NaN of a pandas function into null.
         whole = F.coalesce(dot_product(_USER, _ITEM), F.lit(float("nan")).cast("float"))
-        predicted = joined.withColumn(prediction, whole).drop(_USER_ID, _ITEM_ID, _USER, _ITEM)
+        # Not withColumn: it would replace a column whose name differs by case only.
+        predicted = joined.select("*", whole.alias(prediction)).drop(_USER_ID, _ITEM_ID, _USER, _ITEM)
         return predicted.where(~F.isnan(named(prediction))) if strategy == "drop" else predicted
 
     def _key(self, side: Side, dataset: DataFrame, column: str) -> Column:
@@ -165,7 +166,7 @@ class ALSModel(Model, ModelParams, MLWritable, MLReadable["ALSModel"]):
         return self._lists("item", self._subset("item", dataset, self.getItemCol()), numUsers)
 
     def _subset(self, side: Side, dataset: DataFrame, column: str) -> DataFrame:
-        checked = dataset.select(id_column(dataset, column).alias(column))
+        checked = dataset.select(possible_id_column(dataset, column).alias(column))
         wanted = checked.select(self._key(side, checked, column).alias("id"))
         return self.factors.side(side).join(wanted, on="id", how="left_semi")
 

@@ -24,6 +24,7 @@ from factorlake.ml.model import ALSModel
 from factorlake.ml.params import EstimatorParams
 from factorlake.ml.storage import ParamsWriter
 from factorlake.models.parameters import AlsParameters
+from factorlake.paths import has_scheme
 from factorlake.spark.training import Fitted, Start, fit_pairs
 
 if TYPE_CHECKING:
@@ -35,15 +36,12 @@ log = logging.getLogger(__name__)
 @contextmanager
 def _own_folder(workspace: str) -> Iterator[str]:
     """Yield a folder for one fit: fits may run at once in one workspace, as in tuning."""
-    if "://" in workspace:
-        # Nothing there could be removed afterwards; the next fit replaces it.
-        yield workspace
-        return
     folder = f"{workspace}/{uuid.uuid4().hex}"
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not has_scheme(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultParamsReadable["ALS"]):

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from factorlake.errors import ConfigError, DataRefusedError
 from factorlake.ml.factors import Factors
 from factorlake.models.trained import TraceRow
+from factorlake.paths import resolved
 from factorlake.spark.compat import is_connect
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ class ModelWriter(ParamsWriter):
 
         Raises
         ------
-        ConfigError : to overwrite the folder that the model reads its factors from.
+        ConfigError : to overwrite the folder that the model reads its factors from, or one around it.
         """
-        if self.shouldOverwrite and path.rstrip("/") == self.instance.folder:
-            raise ConfigError(f"this model reads its factors from {path}; save it to another folder")
+        folder = self.instance.folder
+        if self.shouldOverwrite and folder is not None and _lies_in(folder, path):
+            raise ConfigError(f"this model reads its factors from {folder}; save it to another folder")
         super().save(path)
 
     def saveImpl(self, path: str) -> None:
@@ -72,6 +74,10 @@ class ModelWriter(ParamsWriter):
         factors.items.write.parquet(f"{path}/itemFactors")
         if factors.seen is not None:
             factors.seen.write.parquet(f"{path}/seen")
+
+
+def _lies_in(folder: str, path: str) -> bool:
+    return f"{resolved(folder)}/".startswith(f"{resolved(path).rstrip('/')}/")
 
 
 def read_factors(spark: SparkSession, path: str, metadata: dict[str, Any]) -> Factors:

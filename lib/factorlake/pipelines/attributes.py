@@ -70,7 +70,7 @@ def _write(context: Context, side: str, attributes: DataFrame, result: JobResult
         if _content_hash(delta_io.read(context.spark, path)) == (n_rows, content):
             return
     rows = attributes.withColumn("run_id", F.lit(context.run_id))
-    commit = delta_io.overwrite(context.spark, rows, path, SCHEMAS[table], run_id=context.run_id)
+    commit = context.overwrite(rows, path, SCHEMAS[table])
     result.exit_code, result.reason = 0, "done"
     result.versions[table] = commit.version
     log.info("%s rows=%d version=%d", table, n_rows, commit.version)
@@ -91,7 +91,8 @@ def _content_hash(frame: DataFrame) -> tuple[int, int]:
 def _from_files(context: Context, side: str, source: AttributeSource, result: JobResult) -> DataFrame | None:
     """Read a side's files; None where there are none and the source is optional.
 
-    Of several rows of one id the one with the smallest content hash stays: no order of arrival has a say.
+    Of several rows of one id the last by path and position stays: no order of arrival has a say, and of daily exports
+    whose names sort by date it is the newest.
     """
     setting = f"attributes.{side}s"
     path = source.input or ""
@@ -99,9 +100,9 @@ def _from_files(context: Context, side: str, source: AttributeSource, result: Jo
         path = path.replace("{input}", context.settings.require_input().rstrip("/"))
     id_column = source.columns.get("id", "id")
     # The log's own format, delimiter and pattern need not be those of these files: their endings tell.
-    ingest = context.settings.ingest.model_copy(
-        update={"format": "auto", "pattern": "*", "header": True, "delimiter": ","}
-    )
+    own = {"format": "auto", "pattern": "*", "header": True, "delimiter": source.delimiter}
+    own |= {name: value for name in ("quote", "encoding") if (value := getattr(source, name)) is not None}
+    ingest = context.settings.ingest.model_copy(update=own)
     files, _ = list_files(context.spark, path, ingest, optional=source.optional)
     if not files and source.optional:
         return None
@@ -128,7 +129,7 @@ def _from_files(context: Context, side: str, source: AttributeSource, result: Jo
     taken = [id_column, *source.columns.values()]
     features = _named_features(source.features) if source.features else _other_features(taken)
     whole = rows.filter(F.col("defect").isNull() & F.col("id").isNotNull())
-    chosen = whole.groupBy("id").agg(F.min_by("fields", "event_id").alias("fields"))
+    chosen = whole.groupBy("id").agg(F.max_by("fields", F.struct("file", "position")).alias("fields"))
     return chosen.select("id", *_attributes(context, source), features.alias("features"))
 
 

@@ -98,5 +98,4 @@ def record(context: Context, batch: str, rows: list[dict[str, Any]]) -> int:
     now = datetime.now(UTC)
     complete = [{**row, "batch": batch, "recorded_at": now, "run_id": context.run_id} for row in rows]
     path = context.lake.shared(TABLE)
-    context.lease()
-    return delta_io.append_rows(context.spark, complete, path, SCHEMAS[TABLE], run_id=context.run_id).version
+    return context.append_rows(complete, path, SCHEMAS[TABLE]).version

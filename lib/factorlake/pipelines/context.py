@@ -6,17 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.config.settings import Settings
+from factorlake.tables import delta_io, registry
+from factorlake.tables.delta_io import Commit
 from factorlake.tables.names import Lake
+from factorlake.tables.schemas import TableSchema
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Context:
-    """One run's surroundings: session, settings, tables, and where to tell progress."""
+    """One run's surroundings: session, settings, tables, and where to tell progress.
+
+    A job writes through it alone: the lease is asked before every write starts, and the run's id goes into each commit.
+    """
 
     spark: SparkSession
     settings: Settings
@@ -27,6 +33,38 @@ class Context:
     """The conf folder that named things (expectations) are looked up in."""
     lease: Callable[[], int]
     """Number of the lease this run holds; raises LeaseHeldError once another run has followed it."""
+
+    def append(
+        self,
+        frame: DataFrame,
+        path: str,
+        schema: TableSchema,
+        *,
+        app_id: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Commit:
+        """`delta_io.append` while the lease is this run's."""
+        self.lease()
+        return delta_io.append(self.spark, frame, path, schema, run_id=self.run_id, app_id=app_id, details=details)
+
+    def append_rows(
+        self, rows: list[dict[str, Any]], path: str, schema: TableSchema, *, app_id: str | None = None
+    ) -> Commit:
+        """`delta_io.append_rows` while the lease is this run's."""
+        self.lease()
+        return delta_io.append_rows(self.spark, rows, path, schema, run_id=self.run_id, app_id=app_id)
+
+    def overwrite(
+        self, frame: DataFrame, path: str, schema: TableSchema, *, details: dict[str, Any] | None = None
+    ) -> Commit:
+        """`delta_io.overwrite` while the lease is this run's; its number goes into the commit."""
+        details = {**(details or {}), "lease": self.lease()}
+        return delta_io.overwrite(self.spark, frame, path, schema, run_id=self.run_id, details=details)
+
+    def record_model(self, row: dict[str, Any]) -> int:
+        """`registry.record_model` while the lease is this run's."""
+        self.lease()
+        return registry.record_model(self.spark, self.lake, row, self.run_id)
 
 
 @dataclass

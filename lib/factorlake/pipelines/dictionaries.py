@@ -42,8 +42,7 @@ def extend(context: Context, events: DataFrame) -> dict[str, int]:
             if n_new or not delta_io.exists(context.spark, paths[side]):
                 ranked = rank_new_ids(new[side], 0 if last is None else last + 1, n_new)
                 rows = ranked.withColumn("run_id", F.lit(context.run_id))
-                context.lease()
-                delta_io.append(context.spark, rows, paths[side], SCHEMAS[f"{side}s"], run_id=context.run_id)
+                context.append(rows, paths[side], SCHEMAS[f"{side}s"])
     finally:
         for frame in new.values():
             release(frame)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from factorlake.config.settings import Settings
 from factorlake.errors import DONE, ConfigError
+from factorlake.paths import has_scheme
 from factorlake.spark import delta_jars, java
 
 MIB = 1 << 20
@@ -102,11 +103,11 @@ def _worker_python() -> Check:
 
 
 def _root(root: str) -> Check:
-    if "://" in root:
+    if has_scheme(root):
         return Check("root", True, f"{root} is no folder of this machine: its store decides who may write")
     # Its own folder may not be there yet; what counts is whether it could be made.
     place = Path(root).absolute()
-    while not place.exists():
+    while not os.path.exists(place):
         place = place.parent
     return _writable("root", place, f"{root} can be written", "--set root=FOLDER, a folder you may write to")
 

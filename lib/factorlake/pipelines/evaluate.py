@@ -25,7 +25,7 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import chosen_by_hash, split_events
-from factorlake.pipelines.models import chosen_model, selected_events, training_pairs
+from factorlake.pipelines.models import chosen_model, of_its_settings, selected_events, training_pairs
 from factorlake.pipelines.train import item_factors_frame
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
@@ -36,8 +36,14 @@ from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
 GAIN = "gain_over"
-JUDGED = "judged_users"
 DIFFERENCE = "difference"
+# One user tells nothing of the spread, so a gain needs more.
+COMPARED = 2
+
+
+def judged_users(split: str) -> str:
+    """Return the metric that tells how many users a split judged a model on."""
+    return f"judged_users:{split}"
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,20 @@ def run(context: Context, model: str | None = None) -> JobResult:
 
     Each model folds every judged user in on the events before the cut-off and is scored on those after it.
     """
-    spark, lake, settings = context.spark, context.lake, context.settings
     row = chosen_model(context, model)
+    context = of_its_settings(context, row)
+    spark, lake, settings = context.spark, context.lake, context.settings
     version, split = row["model_version"], settings.evaluate.split
+    explicit = row["objective"] == "explicit"
+    headline = "rmse" if explicit else f"ndcg@{settings.evaluate.k}"
     live = registry.publication(spark, lake, settings.publish.slot)
     rival = live["model_version"] if live is not None and live["model_version"] != version else None
     done = dict(row["metrics"] or {})
-    settled = rival is None or split != "time" or done.get(JUDGED) == 0 or f"{GAIN}:{rival}:lower" in done
-    if row["state"] != "trained" and done and settled:
+    # What the gate decides by is the judgement made last, so only that one counts as made.
+    n_judged = done.get(judged_users(split))
+    few = n_judged is not None and n_judged < COMPARED
+    settled = rival is None or split != "time" or f"{GAIN}:{rival}:lower" in done
+    if row["state"] != "trained" and n_judged is not None and (few or (headline in done and settled)):
         return JobResult(NOTHING_TO_DO, f"model {version} is judged already", model_version=version)
     if split == "time" and row["cutoff"] is None:
         return JobResult(
@@ -86,7 +98,6 @@ def run(context: Context, model: str | None = None) -> JobResult:
     events = selected_events(context, row["interactions_version"])
     known_events, held_events = split_events(events, split, row["cutoff"], settings.evaluate.test_share, settings.seed)
     known, held = keep(training_pairs(context, known_events)), training_pairs(context, held_events)
-    explicit = settings.train.objective == "explicit"
     with ExitStack() as open_until_done:
         exchange = open_until_done.enter_context(Exchange(spark, lake.exchange(version)))
         judged = _candidate(context, row, exchange) if split == "time" else _refit(context, known, version, exchange)
@@ -94,18 +105,21 @@ def run(context: Context, model: str | None = None) -> JobResult:
         context.progress(f"judging {version} on {task.counts['judged_users']} users")
         if task.counts["judged_users"] == 0:
             # The gate must be able to tell a model that nobody could judge from one that was not judged.
-            _record(context, row, {JUDGED: 0.0})
+            _record(context, row, {judged_users(split): 0.0})
             return JobResult(
                 NOTHING_TO_DO, "no held-out event belongs to a known user", counts=task.counts, model_version=version
             )
         rivals = {} if rival is None or split != "time" else {"live": _published(context, rival, live, exchange)}
-        figures = _rating_figures(judged, rivals, task) if explicit else _ranking_figures(context, judged, rivals, task)
+        if explicit:
+            figures = _rating_figures(judged, rivals, task)
+        else:
+            figures = _ranking_figures(context, judged, rivals, task, headline)
         release(task.known)
         release(task.truth)
         release(known)
     metrics = {metric: interval.value for (name, metric), interval in figures.items() if name == "model"}
-    metrics[JUDGED] = float(task.counts["judged_users"])
-    for gain in (interval for (name, _), interval in figures.items() if name == DIFFERENCE):
+    metrics[judged_users(split)] = float(task.counts["judged_users"])
+    for gain in (interval for (name, _), interval in figures.items() if name == DIFFERENCE and interval.n >= COMPARED):
         metrics |= {f"{GAIN}:{rival}:mean": gain.value, f"{GAIN}:{rival}:lower": gain.lower}
     evaluation = _write(context, figures, version, split, rival)
     _record(context, row, metrics)
@@ -118,11 +132,7 @@ def _record(context: Context, row: Row, metrics: dict[str, float]) -> None:
     """Record a judgement. Lists and a publication that came before stay what they are."""
     state = "evaluated" if row["state"] == "trained" else row["state"]
     judged = {**row.asDict(), "state": state, "metrics": metrics}
-    registry.record_model(context.spark, context.lake, judged, context.run_id)
-
-
-def _headline(k: int) -> str:
-    return f"ndcg@{k}"
+    context.record_model(judged)
 
 
 def _task(context: Context, known: DataFrame, held: DataFrame, explicit: bool, n_observed: int) -> Task:
@@ -192,7 +202,7 @@ def _lists(judged: Judged, users: DataFrame, task: Task, k: int) -> pd.DataFrame
 
 
 def _ranking_figures(
-    context: Context, judged: Judged, rivals: dict[str, Judged], task: Task
+    context: Context, judged: Judged, rivals: dict[str, Judged], task: Task, headline: str
 ) -> dict[tuple[str, str], Interval]:
     k = context.settings.evaluate.k
     truth = task.truth.select("user_id", "item_id").toPandas()
@@ -217,7 +227,6 @@ def _ranking_figures(
         share = coverage(matrix, max(len(items), len(judged.items.factors)), k)
         figures[name, f"coverage@{k}"] = Interval(share, share, share, len(users))
     if "live" in per_user:
-        headline = _headline(k)
         figures[DIFFERENCE, headline] = paired_interval(per_user["model"][headline], per_user["live"][headline])
     return figures
 
@@ -299,9 +308,7 @@ def _write(
     path = context.lake.own("evaluation")
     # A run killed before its models row judges again; the name says what was judged, so it stands once.
     app_id = f"evaluate:{version}:{split}@{context.settings.evaluate.k}:{rival}"
-    return delta_io.append_rows(
-        context.spark, rows, path, SCHEMAS["evaluation"], run_id=context.run_id, app_id=app_id
-    ).version
+    return context.append_rows(rows, path, SCHEMAS["evaluation"], app_id=app_id).version
 
 
 def _finite(value: float) -> float | None:

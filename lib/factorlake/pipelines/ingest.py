@@ -187,15 +187,8 @@ def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
         F.lit(datetime.now(UTC)).alias("ingested_at"),
         F.lit(context.run_id).alias("run_id"),
     )
-    context.lease()
-    commit = delta_io.append(
-        context.spark,
-        frame,
-        context.lake.shared("raw_events"),
-        SCHEMAS["raw_events"],
-        run_id=context.run_id,
-        app_id=f"ingest:{batch}",
-    )
+    path = context.lake.shared("raw_events")
+    commit = context.append(frame, path, SCHEMAS["raw_events"], app_id=f"ingest:{batch}")
     if commit.skipped:
         log.info("batch=%s was in raw_events already", batch)
     return commit

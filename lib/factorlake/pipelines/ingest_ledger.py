@@ -123,11 +123,4 @@ def record(context: Context, entries: list[dict[str, Any]]) -> int:
     """Append the entries in one commit; return the ledger's version."""
     now = datetime.now(UTC)
     rows = [{**values, "recorded_at": now, "run_id": context.run_id} for values in entries]
-    context.lease()
-    return delta_io.append_rows(
-        context.spark,
-        rows,
-        context.lake.shared("ingest_ledger"),
-        SCHEMAS["ingest_ledger"],
-        run_id=context.run_id,
-    ).version
+    return context.append_rows(rows, context.lake.shared("ingest_ledger"), SCHEMAS["ingest_ledger"]).version

@@ -19,6 +19,7 @@ from factorlake.config.settings import Settings
 from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError
 from factorlake.pipelines.context import Context, JobResult, Progress
 from factorlake.reporting.masking import masked_settings
+from factorlake.spark.compat import job_settings
 from factorlake.tables import registry
 from factorlake.tables.lease import Lease
 from factorlake.tables.names import Lake
@@ -103,7 +104,8 @@ def execute(
             lease = _take_leases(held, job, lake, run_id)
             spark = open_session()
             context = Context(spark, settings, lake, run_id, progress, conf_dir, lease)
-            result = job.pipeline(context, **(options or {}))
+            with job_settings(spark):
+                result = job.pipeline(context, **(options or {}))
     except FactorlakeError as error:
         result = JobResult(exit_code=error.exit_code, reason=str(error))
     except PySparkException as error:

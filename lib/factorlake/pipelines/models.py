@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from factorlake.config.settings import Settings
+import factorlake
+from factorlake.config.settings import Settings, TrainSettings
 from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
 from factorlake.spark.pairs import PairRule, combine_pairs, select_events
 from factorlake.tables import delta_io, registry
 from factorlake.times import from_micros
 
+# Train settings that say how a model is computed and not which: the same model in every plan.
+NOT_DECIDING = ("plan", "threads")
+
 
 def chosen_model(context: Context, version: str | None) -> Row:
-    """Return the models row of ``version``, or of the model trained last. ConfigError when there is none."""
+    """Return the models row of ``version``, or of the model trained last under these settings.
+
+    ConfigError when there is none. Models of other settings are experiments that must be named to be taken.
+    """
     if version is not None:
         row = registry.model(context.spark, context.lake, version)
         if row is None:
             raise ConfigError(f"there is no model {version!r}; `factorlake status` lists the models")
         return row
-    row = registry.latest_model(context.spark, context.lake)
-    if row is None:
+    trained = registry.trained_models(context.spark, context.lake)
+    if not trained:
         raise ConfigError("no model has been trained yet; run `factorlake train` first")
-    return row
+    for row in trained:
+        if row["model_version"] == model_version(context, row["as_of"], row["fingerprint"]):
+            return chosen_model(context, row["model_version"])
+    raise ConfigError(
+        "no model has been trained under these settings; run `factorlake train` with them, or take the newest of "
+        f"other settings by --model {trained[0]['model_version']}"
+    )
+
+
+def of_its_settings(context: Context, row: Row) -> Context:
+    """Return the context with the train settings and the seed of a model, but this run's plan and threads."""
+    now = context.settings
+    here = now.train.model_dump(mode="json", include=set(NOT_DECIDING))
+    train = TrainSettings.model_validate({**json.loads(row["settings"]), **here})
+    return replace(context, settings=now.model_copy(update={"train": train, "seed": row["seed"]}))
+
+
+def model_version(context: Context, newest: datetime | None, contents: str) -> str:
+    """Return the version that training gives a model of these events under the context's settings: the newest event's
+    date and a hash of contents, settings, seed and this package's version."""
+    settings = context.settings
+    what = {
+        "engine": factorlake.__version__,
+        "contents": contents,
+        "train": settings.train.model_dump(mode="json", exclude=set(NOT_DECIDING)),
+        "select": settings.select.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{newest:%Y%m%d}-{digest}" if newest is not None else digest
 
 
 def pair_rule(settings: Settings) -> PairRule:

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import NOTHING_TO_DO, ConfigError, ModelRefusedError
 from factorlake.pipelines.context import Context, JobResult
-from factorlake.pipelines.evaluate import GAIN, JUDGED
+from factorlake.pipelines.evaluate import COMPARED, GAIN, judged_users
 from factorlake.pipelines.models import chosen_model
 from factorlake.pipelines.publishing import publish_table
 from factorlake.tables import delta_io, registry
@@ -41,7 +41,7 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
     if live is not None and is_live and _stands(context, dict(live["versions"]), lists):
         if row["state"] != "published":
             # A run was killed after its publications row, before it could say so in models.
-            registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
+            context.record_model({**row.asDict(), "state": "published"})
         return JobResult(
             NOTHING_TO_DO,
             f"model {version} is published already",
@@ -63,13 +63,11 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
     versions, counts = {LISTS: lists}, {}
     for table, frame, key in _tables(context, row):
         result = publish_table(
-            spark,
+            context,
             frame.withColumn("model_version", F.lit(version)).withColumn("as_of", F.lit(row["as_of"])),
             lake.published(table, slot),
             SCHEMAS[table],
             key,
-            run_id=context.run_id,
-            lease=context.lease,
         )
         versions[table] = result.version
         counts[f"{table}_changed"] = result.changed
@@ -84,8 +82,8 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
         "published_at": registry.now(),
         "run_id": context.run_id,
     }
-    delta_io.append_rows(spark, [publication], lake.own("publications"), SCHEMAS["publications"], run_id=context.run_id)
-    registry.record_model(spark, lake, {**row.asDict(), "state": "published"}, context.run_id)
+    context.append_rows([publication], lake.own("publications"), SCHEMAS["publications"])
+    context.record_model({**row.asDict(), "state": "published"})
     return JobResult(reason=verdict, counts=counts, versions=versions, model_version=version)
 
 
@@ -124,18 +122,17 @@ def _gate(context: Context, row: Row, live: Row | None, force: bool) -> str:
     lower = metrics.get(f"{GAIN}:{live['model_version']}:lower")
     if lower is None:
         held_out = row["cutoff"] is not None and context.settings.evaluate.split == "time"
-        if held_out and metrics.get(JUDGED) != 0:
+        if held_out and metrics.get(judged_users("time"), COMPARED) >= COMPARED:
             raise ConfigError(
                 f"model {version} was not judged beside the live {live['model_version']}: "
                 f"run `factorlake evaluate --model {version}` first, or publish it unseen by --force"
             )
-        return "not compared with the live model: no events were held out by time that could judge it"
+        return "not compared with the live model: no or too few users have held-out events that could judge it"
     margin = context.settings.evaluate.margin
     if lower >= -margin:
         return f"not worse than {live['model_version']}: lower bound of the gain {lower:+.4f}, margin {margin}"
     if row["state"] != "refused":
-        refused = {**row.asDict(), "state": "refused"}
-        registry.record_model(context.spark, context.lake, refused, context.run_id)
+        context.record_model({**row.asDict(), "state": "refused"})
     raise ModelRefusedError(
         f"model {version} is worse than the live {live['model_version']}: the lower confidence bound of its gain is "
         f"{lower:+.4f}, under the margin of -{margin} (evaluate.margin); what is live stays. "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from factorlake.pipelines.context import Context
 from factorlake.spark.compat import keep, release
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import TableSchema
@@ -25,22 +25,13 @@ class Published:
     removed: int
 
 
-def publish_table(
-    spark: SparkSession,
-    new: DataFrame,
-    path: str,
-    schema: TableSchema,
-    key: str,
-    *,
-    run_id: str,
-    lease: Callable[[], int],
-) -> Published:
+def publish_table(context: Context, new: DataFrame, path: str, schema: TableSchema, key: str) -> Published:
     """Make ``new`` the contents of the table at ``path`` in one commit.
 
     A key (a user, an item) whose rows are equal in all but model_version and as_of keeps the old rows. When no key
-    changed and none is gone, nothing is written and the version stays. The lease is asked right before the commit
-    and its number goes into the commit.
+    changed and none is gone, nothing is written and the version stays.
     """
+    spark = context.spark
     old = delta_io.read_or_empty(spark, path, schema)
     content = [field.name for field in schema.fields if field.name not in (*STAMPS, key)]
 
@@ -63,9 +54,7 @@ def publish_table(
             names = [field.name for field in schema.fields]
             kept = old.join(fates.where("fate = 'unchanged'").select(key), on=key, how="left_semi").select(names)
             fresh = new.join(fates.where("fate = 'changed'").select(key), on=key, how="left_semi").select(names)
-            commit = delta_io.overwrite(
-                spark, kept.unionByName(fresh), path, schema, run_id=run_id, details={"lease": lease()}
-            )
+            commit = context.overwrite(kept.unionByName(fresh), path, schema)
             return Published(commit.version, changed, unchanged, removed)
     finally:
         release(fates)

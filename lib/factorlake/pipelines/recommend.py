@@ -16,7 +16,7 @@ from factorlake.pipelines.models import chosen_model, seen_pairs
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.item_side import load_items
 from factorlake.spark.scorer import score_top_k
-from factorlake.tables import delta_io, registry
+from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
 
 
@@ -45,7 +45,7 @@ def run(context: Context, model: str | None = None) -> JobResult:
         seen = seen_pairs(context, row["interactions_version"])
         context.progress(f"scoring {row['n_items']} items, lists of {settings.recommend.k}")
         lists = score_top_k(users, seen, items.shipped, settings.recommend.k, number_of_blocks(row["n_observed"]))
-        commit = delta_io.overwrite(spark, lists, path, SCHEMAS["lists"], run_id=context.run_id, details={"rule": rule})
+        commit = context.overwrite(lists, path, SCHEMAS["lists"], details={"rule": rule})
     figures = (
         delta_io.read(spark, path, commit.version)
         .agg(
@@ -57,7 +57,7 @@ def run(context: Context, model: str | None = None) -> JobResult:
         .collect()[0]
         .asDict()
     )
-    registry.record_model(spark, lake, {**row.asDict(), "state": "scored"}, context.run_id)
+    context.record_model({**row.asDict(), "state": "scored"})
     return JobResult(counts=figures, versions={"lists": commit.version}, model_version=version)
 
 

@@ -224,11 +224,12 @@ def show(settings: Settings, as_json: bool) -> int:
     """`factorlake report`: write the report of the model trained last again and print its summary."""
     spark = open_session(settings.spark)
     lake = Lake.at(settings.root, settings.recommender)
-    row = registry.latest_model(spark, lake)
-    if row is None:
+    trained = registry.trained_models(spark, lake)
+    if not trained:
         raise ConfigError(f"no model has been trained under {lake.root}/{lake.recommender}; run `factorlake run` first")
-    context = Context(spark, settings, lake, f"report-{row['model_version']}", lambda _: None, "conf", lambda: 0)
-    path, summary = write_report(context, JobResult(model_version=row["model_version"]), [])
-    print_line = json.dumps({"report": path, "model_version": row["model_version"], "exit_code": DONE})
+    version = trained[0]["model_version"]
+    context = Context(spark, settings, lake, f"report-{version}", lambda _: None, "conf", lambda: 0)
+    path, summary = write_report(context, JobResult(model_version=version), [])
+    print_line = json.dumps({"report": path, "model_version": version, "exit_code": DONE})
     sys.stdout.write(f"{print_line}\n" if as_json else f"{summary}\n{print_line}\n")
     return DONE

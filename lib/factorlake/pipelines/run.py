@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.demo import prepare_demo_log
 from factorlake.pipelines.report import write_report
 from factorlake.reporting.content import Stage
+
+log = logging.getLogger(__name__)
 
 STAGES: dict[str, Callable[..., JobResult]] = {
     "ingest": ingest.run,
@@ -63,6 +66,10 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         elif result.exit_code != NOTHING_TO_DO:
             combined.exit_code, combined.reason = result.exit_code, f"{name}: {result.reason}"
             break
-    path, summary = write_report(context, combined, stages)
-    combined.details |= {"report": path, "summary": summary, "stages": {s.name: round(s.seconds, 2) for s in stages}}
+    combined.details["stages"] = {s.name: round(s.seconds, 2) for s in stages}
+    try:
+        combined.details["report"], combined.details["summary"] = write_report(context, combined, stages)
+    except Exception:
+        # How the stages ended stands, whatever becomes of the page that tells of it.
+        log.exception("the report could not be written")
     return combined

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -13,13 +12,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-import factorlake
 from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.fit import fit
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
-from factorlake.pipelines.models import selected_events, training_pairs
+from factorlake.pipelines.models import model_version, selected_events, training_pairs
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.fold_in import fold_in
@@ -42,7 +40,7 @@ def run(context: Context) -> JobResult:
     print_of = fingerprint(events)
     newest: Any = print_of["newest"]
     cutoff = cutoff_of(newest, settings.train.holdout_days)
-    version = model_version(newest, str(print_of["hash"]), context)
+    version = model_version(context, newest, str(print_of["hash"]))
     existing = registry.model(spark, lake, version)
     if existing is not None:
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
@@ -88,7 +86,7 @@ def run(context: Context) -> JobResult:
         "loss": float(model.loss),
         "metrics": {},
     }
-    models_version = registry.record_model(spark, lake, row, context.run_id)
+    models_version = context.record_model(row)
     return JobResult(
         counts={
             "users": fitted.users.n_ids,
@@ -105,20 +103,6 @@ def run(context: Context) -> JobResult:
         model_version=version,
         details={"plan": fitted.plan, "loss": float(model.loss), "stopped": model.stopped},
     )
-
-
-def model_version(newest: datetime | None, contents: str, context: Context) -> str:
-    """Return the version: the newest event's date and a hash of contents, settings, seed and this package's version."""
-    settings = context.settings
-    what = {
-        "engine": factorlake.__version__,
-        "contents": contents,
-        "train": settings.train.model_dump(mode="json", exclude={"plan", "threads"}),
-        "select": settings.select.model_dump(mode="json"),
-        "seed": settings.seed,
-    }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
-    return f"{newest:%Y%m%d}-{digest}" if newest is not None else digest
 
 
 def _metric_name(context: Context) -> str | None:
@@ -169,16 +153,14 @@ def _write_factors(context: Context, fitted: Fitted, known: DataFrame, all_pairs
     path = lake.candidate(version, "factors")
     with Exchange(spark, lake.exchange(version)) as exchange:
         items = item_factors_frame(fitted, exchange, known)
-        delta_io.overwrite(
-            spark, items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"], run_id=context.run_id
-        )
+        context.overwrite(items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"])
         loaded = load_items(delta_io.read(spark, path), exchange, model.mean)
         numbered = all_pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id", how="left")
         users = fold_in(
             numbered, loaded.shipped, model.item_gram, fitted.parameters, fitted.items.n_ids, fitted.n_blocks
         )
         users = users.withColumn("side", F.lit("user")).withColumnRenamed("user_id", "id")
-        commit = delta_io.append(spark, users, path, SCHEMAS["factors"], run_id=context.run_id)
+        commit = context.append(users, path, SCHEMAS["factors"])
     return commit.version
 
 
@@ -201,11 +183,5 @@ def _write_trace(context: Context, fitted: Fitted, version: str, metric_name: st
         }
         for row in fitted.model.trace
     ]
-    return delta_io.append_rows(
-        context.spark,
-        rows,
-        context.lake.own("training_trace"),
-        SCHEMAS["training_trace"],
-        run_id=context.run_id,
-        app_id=f"trace:{version}",
-    ).version
+    path = context.lake.own("training_trace")
+    return context.append_rows(rows, path, SCHEMAS["training_trace"], app_id=f"trace:{version}").version

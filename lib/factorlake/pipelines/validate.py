@@ -212,10 +212,7 @@ def write_records(
                 {name: F.when(is_new, value).otherwise(F.col(name)) for name, value in mine.items()}
             )
             path = context.lake.shared("interactions")
-            context.lease()
-            commits["interactions"] = delta_io.overwrite(
-                context.spark, events, path, SCHEMAS["interactions"], run_id=context.run_id
-            )
+            commits["interactions"] = context.overwrite(events, path, SCHEMAS["interactions"])
         else:
             accepted = events.filter(is_new).withColumns(mine)
             commits["interactions"] = _append(context, accepted, "interactions", batch, decision)
@@ -257,16 +254,9 @@ def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
 
 
 def _append(context: Context, rows: DataFrame, table: str, batch: str, decision: Decision) -> Commit:
-    context.lease()
-    commit = delta_io.append(
-        context.spark,
-        rows,
-        context.lake.shared(table),
-        SCHEMAS[table],
-        run_id=context.run_id,
-        # The rules are part of the name: a batch decided upon anew under other rules is another write.
-        app_id=f"validate:{batch}:{decision.rules}:{table}",
-    )
+    # The rules are part of the name: a batch decided upon anew under other rules is another write.
+    name = f"validate:{batch}:{decision.rules}:{table}"
+    commit = context.append(rows, context.lake.shared(table), SCHEMAS[table], app_id=name)
     if commit.skipped:
         log.info("batch=%s was in %s already", batch, table)
     return commit

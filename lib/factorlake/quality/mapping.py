@@ -18,6 +18,8 @@ NUMBER = r"\A[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\z"
 NOT_FINITE = r"(?i)\A[+-]?(nan|inf|infinity)\z"
 ISO_TIME = r"\A\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?)?\z"
 WITH_ZONE = r"\A.{11,}(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\z"
+# Of a pattern of times, outside quotes.
+ZONE_LETTERS = "[XxZzVO]"
 EPOCH = r"\A-?\d{1,15}(\.\d{1,9})?\z"
 # Python's datetime begins and ends here, and with it all that reads the tables through Python. A day is left for zones.
 FIRST_TIME = "0001-01-02T00:00:00Z"
@@ -48,7 +50,8 @@ def read_id(text: Column, events: EventSettings) -> Column:
     bare = stripped(text)
     found = bare if events.trim_ids else F.when(bare.isNotNull(), text)
     if events.integral_float_ids:
-        found = F.regexp_replace(found, r"\A([+-]?\d+)\.0+\z", "$1")
+        # In a column of floats an id that is missing is a NaN.
+        found = F.when(~found.rlike(r"(?i)\A[+-]?nan\z"), F.regexp_replace(found, r"\A([+-]?\d+)\.0+\z", "$1"))
     return found
 
 
@@ -113,6 +116,11 @@ def time_probes(events: EventSettings) -> list[tuple[Column, str]]:
     for form in events.time_formats:
         if form in ("iso", "epoch_s", "epoch_ms"):
             continue
+        if re.search(rf"\[[^]]*{ZONE_LETTERS}", _unquoted(form)):
+            raise ConfigError(
+                f"the time format {form!r} has a zone that may be absent: give two formats, first the one with the "
+                "zone, then the one without"
+            )
         if events.zone is None and not _names_zone(form):
             raise ConfigError(
                 f"the time format {form!r} holds no zone: set `events.zone`, such as Europe/London or UTC"
@@ -146,7 +154,11 @@ def try_columns(row: DataFrame, probes: list[tuple[Column, str]]) -> None:
 
 
 def _names_zone(pattern: str) -> bool:
-    return any(letter in re.sub(r"'[^']*'", "", pattern) for letter in "XxZzVO")
+    return re.search(ZONE_LETTERS, _unquoted(pattern)) is not None
+
+
+def _unquoted(pattern: str) -> str:
+    return re.sub(r"'[^']*'", "", pattern)
 
 
 def _by_format(bare: Column, form: str, zone: str | None) -> Column:

@@ -26,6 +26,8 @@ from factorlake.quality.mapping import (
 from factorlake.quality.metrics import COUNTS
 
 MAX_ID_LENGTH = 1024
+# The greatest float32.
+LARGEST = float(2**128 - 2**104)
 
 BUILT_IN = (
     "broken_record",
@@ -114,7 +116,8 @@ def _built_in(events: EventSettings) -> dict[str, Column]:
         conditions["unknown_event_type"] = F.col("event_type").isNull() | ~known
     if columns.value:
         given = stripped(mapped_text(columns.value)).isNotNull()
-        finite = value.isNotNull() & ~F.isnan(value) & (F.abs(value) != float("inf"))
+        # Models hold ratings as float32.
+        finite = value.isNotNull() & ~F.isnan(value) & (F.abs(value) <= LARGEST)
         conditions["missing_value"] = ~given
         conditions["value_not_a_number"] = given & value.isNull()
         conditions["value_not_finite"] = value.isNotNull() & ~finite
@@ -150,17 +153,18 @@ def _breaks(rule: RowRule) -> Column:
     name = rule.column or ""
     column = F.col(name) if name in MAPPED else raw_text(name)
     text = column.cast("string") if name in MAPPED else column
+    given = stripped(text).isNotNull()
     if rule.type == "required":
-        return stripped(text).isNull()
+        return ~given
     if rule.type == "range":
         return _outside(rule, name, column)
     if rule.type in ("one_of", "not_one_of"):
         found = _is_one_of(rule, name, column)
-        return ~found if rule.type == "one_of" else found
+        return given & (~found if rule.type == "one_of" else found)
     if rule.type == "max_length":
         return F.length(text) > (rule.length or 0)
     found = text.rlike(anchored(rule.pattern or ""))
-    return ~found if rule.type == "matches" else found
+    return given & (~found if rule.type == "matches" else found)
 
 
 def _outside(rule: RowRule, name: str, column: Column) -> Column:

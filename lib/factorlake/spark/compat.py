@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+
+from factorlake.paths import has_scheme
+
+log = logging.getLogger(__name__)
+
+# What every job needs of its session, also of one that a platform started.
+JOB_SETTINGS = {
+    # Times without a zone are read as UTC.
+    "spark.sql.session.timeZone": "UTC",
+    # Else Delta refuses to read versions older than a week, though their files are there: a live model's factors, the
+    # events that a model was trained on.
+    "spark.databricks.delta.vacuum.enforceTimeTravelWithinDeletedFileRetentionDuration": "false",
+}
 
 
 def under_spark_submit() -> bool:
@@ -75,31 +92,61 @@ def release(frame: DataFrame) -> None:
 
 
 _LOCK = threading.Lock()
-_large_rows: dict[int, tuple[int, str | None]] = {}
+_lent: dict[tuple[int, str], tuple[int, str | None]] = {}
 
 
 @contextmanager
-def large_rows(spark: SparkSession) -> Iterator[None]:
-    """Let Arrow batches of the actions inside hold one row each: rows of megabytes would overflow a batch of many."""
-    setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    # Fits of one session may run in several threads: the first inside saves the setting, the last one restores it.
+def _lent_setting(spark: SparkSession, setting: str, value: str) -> Iterator[None]:
+    """Give a setting a value inside. Several threads of one session may be inside: the first saves what was there, the
+    last one restores it."""
+    key = (id(spark), setting)
     with _LOCK:
-        inside, before = _large_rows.get(id(spark), (0, None))
+        inside, before = _lent.get(key, (0, None))
         if not inside:
             before = spark.conf.get(setting, None)
-            spark.conf.set(setting, "1")
-        _large_rows[id(spark)] = inside + 1, before
+            spark.conf.set(setting, value)
+        _lent[key] = inside + 1, before
     try:
         yield
     finally:
         with _LOCK:
-            inside, before = _large_rows.pop(id(spark))
+            inside, before = _lent.pop(key)
             if inside > 1:
-                _large_rows[id(spark)] = inside - 1, before
-            elif before is None:
-                spark.conf.unset(setting)
+                _lent[key] = inside - 1, before
             else:
-                spark.conf.set(setting, before)
+                # Where the session is gone, what was raised inside tells why.
+                with suppress(Exception):
+                    spark.conf.unset(setting) if before is None else spark.conf.set(setting, before)
+
+
+def large_rows(spark: SparkSession) -> AbstractContextManager[None]:
+    """Let Arrow batches of the actions inside hold one row each: rows of megabytes would overflow a batch of many."""
+    return _lent_setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", "1")
+
+
+@contextmanager
+def job_settings(spark: SparkSession) -> Iterator[None]:
+    """Give a session that a platform started what JOB_SETTINGS says, inside."""
+    with ExitStack() as lent:
+        for setting, value in JOB_SETTINGS.items():
+            try:
+                lent.enter_context(_lent_setting(spark, setting, value))
+            except PySparkException as error:
+                # Serverless platforms let few settings be changed.
+                log.info("%s stays as the session has it: %s", setting, str(error).partition("\n")[0])
+        yield
+
+
+def remove_folder(spark: SparkSession, path: str) -> None:
+    """Remove a folder that Spark wrote, where it can be: a store's only through a session with a JVM of its own."""
+    if not has_scheme(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif is_connect(spark):
+        log.warning("%s is left over: Spark Connect has no call that removes it", path)
+    else:
+        jvm: Any = spark._jvm
+        folder = jvm.org.apache.hadoop.fs.Path(path)
+        folder.getFileSystem(spark._jsc.hadoopConfiguration()).delete(folder, True)
 
 
 def quiet(spark: SparkSession) -> None:

@@ -111,13 +111,14 @@ def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str])
     # By name, of which no two are equal: paths are spelt one way by Delta and another, escaped, by Spark.
     name = F.col("_metadata.file_name")
     present = set(_at(spark, rows.path, version).columns)
+    types = {field.name: field.dataType for field in _at(spark, rows.path, rows.version.number).schema}
     return (
         _at(spark, rows.path, version)
         .select(
             F.concat(F.lit(f"{rows.path}@v{version}/"), name).alias(FILE),
             name.alias("__name"),
             *(
-                F.col(f"`{column}`") if column in present else F.lit(None).cast("string").alias(column)
+                F.col(f"`{column}`") if column in present else F.lit(None).cast(types[column]).alias(column)
                 for column in rows.columns
             ),
         )
@@ -150,9 +151,8 @@ def _refuse_a_rewrite(path: str, version: int, commit: object, removed: set[str]
 
 def _way_out() -> str:
     return (
-        "copy the table as it is now to a new path and set `input` to that; rows taken before come "
-        "out as exact "
-        "duplicates in validate"
+        "copy the table as it is now to a new path and set `input` to that; rows taken before come out as exact "
+        "duplicates in validate, where no column has changed its type (else set `events.event_key`)"
     )
 
 

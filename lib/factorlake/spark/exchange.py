@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from factorlake.models.plan import ArrayRows
+from factorlake.paths import has_scheme
 from factorlake.spark.compat import is_local, task_slots
 from factorlake.spark.shuffle import StoredRows
 from factorlake.types import FloatMatrix
@@ -63,13 +64,13 @@ class Exchange:
 
     def __init__(self, spark: SparkSession, folder: str) -> None:
         self.folder = folder
-        self.by_file = "://" not in folder and self._workers_see(spark)
+        self.by_file = not has_scheme(folder) and self._workers_see(spark)
 
     def __enter__(self) -> Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if "://" not in self.folder:
+        if not has_scheme(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def ship(self, array: NDArray) -> Handle:

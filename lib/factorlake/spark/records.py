@@ -119,9 +119,10 @@ def parse(content: bytes, form: FileFormat) -> Iterator[Record]:
 
 def fields_id(fields: Fields) -> str:
     """Return the 128-bit id, in hex, of a whole record: a hash of its sorted names and values, whatever its
-    format."""
+    format. A null field is as none: rows of a table are the same record before and after it gets a column."""
+    given = fields.items() if None not in fields.values() else [pair for pair in fields.items() if pair[1] is not None]
     return hashlib.blake2b(
-        _encode(sorted(fields.items())).encode("utf-8", "replace"), digest_size=16, person=b"fields"
+        _encode(sorted(given)).encode("utf-8", "replace"), digest_size=16, person=b"fields"
     ).hexdigest()
 
 

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 import factorlake
 from factorlake.config.settings import SparkSettings
-from factorlake.spark.compat import quiet, submitted_settings, under_spark_submit
+from factorlake.spark.compat import JOB_SETTINGS, quiet, submitted_settings, under_spark_submit
 
 DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -47,7 +47,7 @@ def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
         **DELTA,
         **SMALL_TABLES,
         **SAFE_RECOMPUTE,
-        "spark.sql.session.timeZone": "UTC",
+        **JOB_SETTINGS,
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         # A limit in bytes makes Spark measure the whole batch again after every row, which costs more than to write
         # the row. Frames of a few large rows are read with `compat.large_rows` instead.

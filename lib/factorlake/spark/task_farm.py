@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from factorlake.errors import FactorlakeError
-from factorlake.spark.compat import large_rows, task_slots
+from factorlake.spark.compat import task_slots
 
 Job = TypeVar("Job")
 Told = TypeVar("Told")
@@ -41,9 +41,8 @@ def run_tasks(spark: SparkSession, jobs: Sequence[Job], work: Callable[[Job], To
                 told = attempt(work, jobs[number])
                 yield pa.RecordBatch.from_arrays([pa.array([number]), pa.array([told], pa.binary())], ["id", "told"])
 
-    with large_rows(spark):
-        frame = spark.range(0, len(jobs), 1, len(jobs)).mapInArrow(run, "id bigint, told binary")
-        rows = frame.toArrow().to_pylist()
+    frame = spark.range(0, len(jobs), 1, len(jobs)).mapInArrow(run, "id bigint, told binary")
+    rows = frame.toArrow().to_pylist()
     return [outcome(row["told"]) for row in sorted(rows, key=lambda row: row["id"])]
 
 

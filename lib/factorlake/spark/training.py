@@ -26,7 +26,7 @@ from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.blocks import pack_blocks, write_blocks
 from factorlake.spark.broadcast import FileBroadcastPlan, TaskBroadcastPlan
-from factorlake.spark.compat import keep, named_jobs, release, task_slots
+from factorlake.spark.compat import keep, named_jobs, release, remove_folder, task_slots
 from factorlake.spark.encode import (
     Ids,
     Part,
@@ -190,8 +190,7 @@ class _Run:
                 with named_jobs(self.spark, "half steps"):
                     model = self._on_driver(plan, users, items)
         finally:
-            if "://" not in path:
-                shutil.rmtree(path, ignore_errors=True)
+            remove_folder(self.spark, path)
         return Fitted(model, self.parameters, users, items, n_observed, "broadcast")
 
     def _choose(self, by_file: bool, n_users: int, n_items: int, n_observed: int) -> PlanName:

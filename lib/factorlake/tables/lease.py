@@ -48,7 +48,7 @@ class Lease:
         except FileExistsError:
             raise LeaseHeldError(f"another run took the lease in {self.folder} at the same moment") from None
         with os.fdopen(handle, "w") as file:
-            json.dump({"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname()}, file)
+            json.dump({"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname(), "pids": _pids()}, file)
         for number in range(max(1, last - 1), last):
             self._file(number).unlink(missing_ok=True)
             self._released(number).unlink(missing_ok=True)
@@ -98,7 +98,8 @@ class Lease:
             holder = json.loads(file.read_text())
         except json.JSONDecodeError:
             return False  # its holder is just writing it
-        if holder["host"] != socket.gethostname():
+        # Only its own machine, or container, can tell by the number whether a process lives; else its time must pass.
+        if (holder["host"], holder.get("pids")) != (socket.gethostname(), _pids()):
             return False
         try:
             os.kill(holder["pid"], 0)
@@ -107,3 +108,11 @@ class Lease:
         except PermissionError:
             return False
         return False
+
+
+def _pids() -> str | None:
+    """The set of processes that this one's number belongs to: containers of one host name each count their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None

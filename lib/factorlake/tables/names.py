@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
 from factorlake.config.settings import SHARED_TABLES
 from factorlake.errors import ConfigError
+from factorlake.paths import has_scheme, resolved
 
 RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation")
 PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
@@ -24,12 +24,12 @@ class Lake:
 
     @staticmethod
     def at(root: str, recommender: str) -> Lake:
-        """A lake at ``root``; a path without a scheme is made absolute, since Delta names tables by absolute path."""
-        return Lake(root.rstrip("/") if "://" in root else os.path.abspath(root), recommender)
+        """A lake at ``root``; a path of this machine is made absolute, since Delta names tables by absolute path."""
+        return Lake(resolved(root).rstrip("/"), recommender)
 
     @property
     def is_local(self) -> bool:
-        return "://" not in self.root
+        return not has_scheme(self.root)
 
     def shared(self, table: str) -> str:
         if table not in SHARED_TABLES:

@@ -35,10 +35,13 @@ def model(spark: SparkSession, lake: Lake, version: str) -> Row | None:
     return _latest(spark, lake.own("models"), F.col("model_version") == version, "recorded_at")
 
 
-def latest_model(spark: SparkSession, lake: Lake) -> Row | None:
-    """Return the latest state of the model trained last, or None."""
-    trained = _latest(spark, lake.own("models"), F.col("state") == "trained", "recorded_at")
-    return None if trained is None else model(spark, lake, trained["model_version"])
+def trained_models(spark: SparkSession, lake: Lake) -> list[Row]:
+    """Return (model_version, as_of, fingerprint) of every model, the one trained last first."""
+    path = lake.own("models")
+    if not delta_io.exists(spark, path):
+        return []
+    trained = delta_io.read(spark, path).where(F.col("state") == "trained").orderBy(F.col("recorded_at").desc())
+    return _in_utc(trained.select("model_version", "as_of", "fingerprint").collect())
 
 
 def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None = None) -> Row | None:
@@ -55,7 +58,11 @@ def _latest(spark: SparkSession, path: str, wanted: Column, time: str) -> Row | 
     if not delta_io.exists(spark, path):
         return None
     rows = delta_io.read(spark, path).where(wanted).orderBy(F.col(time).desc()).limit(1).collect()
-    if not rows:
-        return None
-    values = (as_utc(value) if isinstance(value, datetime) else value for value in rows[0])
-    return Row(*rows[0].__fields__)(*values)
+    return _in_utc(rows)[0] if rows else None
+
+
+def _in_utc(rows: list[Row]) -> list[Row]:
+    return [
+        Row(*row.__fields__)(*(as_utc(value) if isinstance(value, datetime) else value for value in row))
+        for row in rows
+    ]

@@ -77,7 +77,7 @@ _TABLES = [
         raw string: The record's text as it stood in the file.
         fields map<string,string>: Its fields as text; null when the record could not be split into fields.
         defect string: Why the record could not be read whole, or null.
-        event_id string: 128-bit hash of the fields (of the raw text when broken); exact copies share it.
+        event_id string: 128-bit hash of its fields without nulls (of the raw text when broken); exact copies share it.
         ingested_at timestamp: When it was read.
         run_id string: Run that read it.
         """,
