@@ -44,8 +44,8 @@ class IngestSettings(Section):
     """How files become raw_events."""
 
     format: Literal["auto", "csv", "json", "parquet", "delta"] = "auto"
-    """Format of the input. auto goes by the file's ending: .csv .tsv .json .jsonl .ndjson .parquet, each also with
-    .gz."""
+    """Format of the input. auto goes by the file's ending: .csv .tsv .json .jsonl .ndjson, each also with .gz, and
+    .parquet."""
     pattern: str = "*"
     """Glob that a file's path inside the input folder must match."""
     delimiter: str = Field(default=",", min_length=1, max_length=1)
