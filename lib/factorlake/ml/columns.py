@@ -36,21 +36,19 @@ def id_column(dataset: DataFrame, column: str) -> Column:
     ------
     DataRefusedError : there is no such column, or it holds neither numbers nor text.
     """
-    kind, values = column_type(dataset, column), named(column)
-    if isinstance(kind, (IntegerType, StringType)):
-        return F.when(values.isNull(), F.raise_error(F.lit(f"{column} Ids MUST NOT be Null"))).otherwise(values)
-    if not isinstance(kind, NumericType):
-        raise DataRefusedError(f"column {column!r} has the type {kind.simpleString()}; ids are numbers or text")
-    narrow = values.try_cast("int")
-    told = F.concat(
-        F.lit(
-            "ALS only supports non-Null values in Integer range and without fractional part for column "
-            f"{column}, but got "
-        ),
-        F.coalesce(values.cast("string"), F.lit("null")),
-        F.lit("; factorlake takes larger ids as text"),
-    )
-    return F.when(narrow.isNull() | (values != narrow), F.raise_error(told)).otherwise(narrow)
+    found = possible_id_column(dataset, column)
+    if isinstance(column_type(dataset, column), (IntegerType, StringType)):
+        told = F.lit(f"{column} Ids MUST NOT be Null")
+    else:
+        told = F.concat(
+            F.lit(
+                "ALS only supports non-Null values in Integer range and without fractional part for column "
+                f"{column}, but got "
+            ),
+            F.coalesce(named(column).cast("string"), F.lit("null")),
+            F.lit("; factorlake takes larger ids as text"),
+        )
+    return F.when(found.isNull(), F.raise_error(told)).otherwise(found)
 
 
 def possible_id_column(dataset: DataFrame, column: str) -> Column:

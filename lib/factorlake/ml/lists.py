@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from factorlake.errors import ConfigError
 from factorlake.kernels.top_k import top_k
-from factorlake.ml.factors import Factors, factor_table, matrix
+from factorlake.ml.factors import Factors, factor_table
+from factorlake.spark.arrow_lists import matrix
 from factorlake.types import Side
 
 # Entries of lists (item and score: 8 bytes) that a task holds at once.

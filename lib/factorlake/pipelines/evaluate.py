@@ -3,7 +3,6 @@ row."""
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from factorlake.config.settings import Settings, TrainSettings
 from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.evaluation.baselines import BiasBaseline
 from factorlake.evaluation.intervals import Interval, mean_interval, paired_interval
@@ -156,7 +154,7 @@ def _task(context: Context, known: DataFrame, held: DataFrame, explicit: bool, n
 def _candidate(context: Context, row: Row, exchange: Exchange) -> Judged:
     path = context.lake.candidate(row["model_version"], "factors")
     items = delta_io.read(context.spark, path).where(F.col("side") == "item")
-    return _judged(items, row, exchange)
+    return _judged(context, items, row, exchange)
 
 
 def _published(context: Context, version: str, publication: Any, exchange: Exchange) -> Judged:
@@ -166,18 +164,13 @@ def _published(context: Context, version: str, publication: Any, exchange: Excha
         raise ConfigError(f"the published model {version} has no row in the models table; publish a new one by --force")
     path = context.lake.published("item_factors", context.settings.publish.slot)
     items = delta_io.read(context.spark, path, dict(publication["versions"])["item_factors"])
-    return _judged(items.withColumnRenamed("item_id", "id"), row, exchange)
+    return _judged(context, items.withColumnRenamed("item_id", "id"), row, exchange)
 
 
-def _judged(items: DataFrame, row: Row, exchange: Exchange) -> Judged:
-    parameters = _parameters_of(row)
+def _judged(context: Context, items: DataFrame, row: Row, exchange: Exchange) -> Judged:
+    parameters = als_parameters(of_its_settings(context, row).settings)
     gram = np.frombuffer(row["gram"], np.float64).reshape(row["rank"], row["rank"])
     return Judged(load_items(items, exchange, row["mean"]), gram, parameters, row["n_items"])
-
-
-def _parameters_of(row: Row) -> AlsParameters:
-    train = TrainSettings.model_validate(json.loads(row["settings"]))
-    return als_parameters(Settings(train=train, seed=row["seed"]))
 
 
 def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange) -> Judged:

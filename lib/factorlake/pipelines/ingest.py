@@ -168,7 +168,7 @@ def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) 
     new = find_new_rows(context.spark, path, book.last_taken(path))
     if not new.added:
         return
-    check_columns(path, new.columns, mapped_columns(context.settings.events.columns))
+    check_columns(path, new.schema.names, mapped_columns(context.settings.events.columns))
     context.progress(f"reading the rows that {path} got up to version {new.version.number}")
     result.counts["files"] += 1
     batch = ledger.batch_id([(path, f"{new.since}..{new.version}")])

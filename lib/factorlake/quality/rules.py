@@ -156,15 +156,16 @@ def _breaks(rule: RowRule) -> Column:
     given = stripped(text).isNotNull()
     if rule.type == "required":
         return ~given
-    if rule.type == "range":
-        return _outside(rule, name, column)
-    if rule.type in ("one_of", "not_one_of"):
-        found = _is_one_of(rule, name, column)
-        return given & (~found if rule.type == "one_of" else found)
     if rule.type == "max_length":
         return F.length(text) > (rule.length or 0)
-    found = text.rlike(anchored(rule.pattern or ""))
-    return given & (~found if rule.type == "matches" else found)
+    if rule.type == "range":
+        return given & _outside(rule, name, column)
+    found = (
+        _is_one_of(rule, name, column)
+        if rule.type in ("one_of", "not_one_of")
+        else text.rlike(anchored(rule.pattern or ""))
+    )
+    return given & (~found if rule.type in ("one_of", "matches") else found)
 
 
 def _outside(rule: RowRule, name: str, column: Column) -> Column:
@@ -182,8 +183,7 @@ def _outside(rule: RowRule, name: str, column: Column) -> Column:
     if rule.above is not None:
         inside = inside & (number > rule.above)
     # NaN is greater than any number to Spark; text that is no number is within no range.
-    given = column.isNotNull() if name == "value" else stripped(column).isNotNull()
-    return given & (number.isNull() | F.isnan(number) | ~inside)
+    return number.isNull() | F.isnan(number) | ~inside
 
 
 def _is_one_of(rule: RowRule, name: str, column: Column) -> Column:

@@ -116,7 +116,10 @@ def _lent_setting(spark: SparkSession, setting: str, value: str) -> Iterator[Non
             else:
                 # Where the session is gone, what was raised inside tells why.
                 with suppress(Exception):
-                    spark.conf.unset(setting) if before is None else spark.conf.set(setting, before)
+                    if before is None:
+                        spark.conf.unset(setting)
+                    else:
+                        spark.conf.set(setting, before)
 
 
 def large_rows(spark: SparkSession) -> AbstractContextManager[None]:

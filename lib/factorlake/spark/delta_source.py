@@ -8,6 +8,7 @@ from functools import reduce
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from factorlake.errors import DataRefusedError
 from factorlake.spark.readers import read_table_records
@@ -52,7 +53,8 @@ class NewRows:
     since: int | None
     version: TableVersion
     added: list[tuple[int, list[str]]]
-    columns: list[str]
+    schema: StructType
+    """Of the table at ``version``."""
 
 
 def find_new_rows(spark: SparkSession, path: str, taken: Taken | None) -> NewRows:
@@ -79,9 +81,9 @@ def find_new_rows(spark: SparkSession, path: str, taken: Taken | None) -> NewRow
     if version is None:
         raise DataRefusedError(f"{path} has no history to read from: set `input` to a table that keeps its log")
     latest = TableVersion(table_id, version)
-    columns = _at(spark, path, version).columns
+    newest = _at(spark, path, version)
     if since is None:
-        return NewRows(path, None, latest, [(version, sorted(_at(spark, path, version).inputFiles()))], columns)
+        return NewRows(path, None, latest, [(version, sorted(newest.inputFiles()))], newest.schema)
     added: list[tuple[int, list[str]]] = []
     try:
         before = set(_at(spark, path, since).inputFiles()) if history else set()
@@ -96,7 +98,7 @@ def find_new_rows(spark: SparkSession, path: str, taken: Taken | None) -> NewRow
         raise DataRefusedError(
             f"{path} no longer keeps every version since {since}, so its new rows cannot be told: {_way_out()}"
         ) from error
-    return NewRows(path, since, latest, added, columns)
+    return NewRows(path, since, latest, added, newest.schema)
 
 
 def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
@@ -110,16 +112,17 @@ def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
 def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str]) -> DataFrame:
     # By name, of which no two are equal: paths are spelt one way by Delta and another, escaped, by Spark.
     name = F.col("_metadata.file_name")
-    present = set(_at(spark, rows.path, version).columns)
-    types = {field.name: field.dataType for field in _at(spark, rows.path, rows.version.number).schema}
+    table = _at(spark, rows.path, version)
+    present = set(table.columns)
     return (
-        _at(spark, rows.path, version)
-        .select(
+        table.select(
             F.concat(F.lit(f"{rows.path}@v{version}/"), name).alias(FILE),
             name.alias("__name"),
             *(
-                F.col(f"`{column}`") if column in present else F.lit(None).cast(types[column]).alias(column)
-                for column in rows.columns
+                F.col(f"`{field.name}`")
+                if field.name in present
+                else F.lit(None).cast(field.dataType).alias(field.name)
+                for field in rows.schema
             ),
         )
         .filter(F.col("__name").isin([file.rpartition("/")[2] for file in files]))
