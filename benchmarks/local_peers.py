@@ -29,7 +29,7 @@ from scipy.sparse import csr_matrix
 from benchmarks.result import finish
 from factorlake.evaluation.planted import PlantedTaste
 from factorlake.evaluation.ranking import ranking_metrics
-from factorlake.kernels.initial import hash_ids
+from factorlake.kernels.hashing import hash_ids
 from factorlake.kernels.top_k import top_k
 from factorlake.models.als import train
 from factorlake.models.blocks import pack_positions

@@ -215,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--regularization", type=float, default=0.05)
     parser.add_argument("--epochs", type=int, default=3, help="of the peer")
     parser.add_argument("--own-epochs", type=int, default=None, help="of ours; as many and two more where not given")
+    parser.add_argument("--init-scale", type=float, default=AlsParameters.init_scale, help="ours")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="8g")
     given = parser.parse_args(arguments)
@@ -225,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
         alpha=given.alpha,
         alpha0=1.0,
         regularization=given.regularization,
+        init_scale=given.init_scale,
         epochs=given.own_epochs or given.epochs + 2,
         tolerance=None,
     )

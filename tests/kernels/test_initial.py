@@ -1,15 +1,12 @@
-"""Hashes of ids and the factors drawn from them."""
+"""Initial factors drawn from hashes of ids."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pyspark.sql import SparkSession
 
-from factorlake.kernels.initial import hash_ids, initial_factors
-from tests.reference.xxh64 import xxh64
+from factorlake.kernels.hashing import hash_ids
+from factorlake.kernels.initial import initial_factors
 
 RECORDED = [
     "-0x1.785fa80000000p-4",
@@ -19,37 +16,6 @@ RECORDED = [
     "0x1.53f6ba0000000p-6",
     "-0x1.5ce59e0000000p-4",
 ]
-AWKWARD = [
-    "",
-    "a",
-    "Spark",
-    "ünïcödé",
-    "17850",
-    "17850.0",
-    "x" * 31,
-    "x" * 32,
-    "y" * 33,
-    "z" * 100,
-    "日本語のID",
-]
-
-
-def test_hash_of_spark_is_the_one_spark_documents() -> None:
-    assert hash_ids(["Spark"])[0] == -4294468057691064905
-
-
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=90), max_size=20))
-def test_hashes_equal_the_specification_in_plain_integers(ids: list[str]) -> None:
-    assert hash_ids(ids).tolist() == [xxh64(one.encode(), 42) for one in ids]
-
-
-@pytest.mark.spark
-def test_hashes_equal_sparks_xxhash64(spark: SparkSession) -> None:
-    from pyspark.sql import functions as F
-
-    frame = spark.createDataFrame([(one,) for one in AWKWARD], "id string").select("id", F.xxhash64("id").alias("h"))
-    expected = {row["id"]: row["h"] for row in frame.collect()}
-    assert dict(zip(AWKWARD, hash_ids(AWKWARD).tolist(), strict=True)) == expected
 
 
 def test_initial_factors_follow_the_id_not_the_order_of_rows() -> None:
@@ -83,7 +49,6 @@ def test_another_seed_gives_other_factors() -> None:
 
 
 def test_no_rows_give_an_empty_matrix() -> None:
-    assert hash_ids([]).shape == (0,)
     assert initial_factors(np.zeros(0, np.int64), 5, 1, 0.1).shape == (0, 5)
 
 

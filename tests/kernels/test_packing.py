@@ -9,17 +9,18 @@ from factorlake.kernels.packing import compress_rows, repeated_pair, transpose_r
 
 
 @pytest.mark.parametrize("with_values", [True, False])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(5))
-def test_rows_equal_a_plain_sort_both_ways(seed: int, with_values: bool) -> None:
+def test_rows_equal_a_plain_sort_both_ways(seed: int, threads: int, with_values: bool) -> None:
     rng = np.random.default_rng(seed)
     n_rows, n_neighbours, n_obs = 60, 25, [0, 1, 40, 500, 1200][seed]
     pairs = rng.choice(n_rows * n_neighbours, n_obs, replace=False)
     rows, neighbours = pairs // n_neighbours, pairs % n_neighbours
     values = rng.normal(size=n_obs).astype(np.float32) if with_values else None
-    by_row = compress_rows(rows, neighbours, values, n_rows, n_neighbours)
+    by_row = compress_rows(rows, neighbours, values, n_rows, n_neighbours, threads)
     for found, first, second, n in (
         (by_row, rows, neighbours, n_rows),
-        (transpose_rows(by_row, n_neighbours), neighbours, rows, n_neighbours),
+        (transpose_rows(by_row, n_neighbours, threads), neighbours, rows, n_neighbours),
     ):
         order = np.lexsort((second, first))
         assert np.array_equal(np.diff(found.row_ptr), np.bincount(first, minlength=n))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factorlake.kernels.initial import hash_ids
+from factorlake.kernels.hashing import hash_ids
 from factorlake.kernels.packing import compress_rows
 from factorlake.models.blocks import cut_blocks, order_ids
 from factorlake.models.parameters import AlsParameters

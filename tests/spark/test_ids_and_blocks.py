@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.kernels.initial import hash_ids
+from factorlake.kernels.hashing import hash_ids
 from factorlake.models.parameters import AlsParameters
 from factorlake.spark import encode, file_packing, ids
 from factorlake.spark.blocks import pack_blocks, unpack, write_blocks
@@ -127,7 +127,7 @@ def test_dictionaries_are_merged_where_some_or_all_of_them_are_empty() -> None:
 
 def test_ids_that_share_a_hash_keep_apart(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two ids with one xxhash64 are at hand, so the hash is made to say little; on the driver, where it can be."""
-    monkeypatch.setattr(encode, "hash_ids", lambda ids: np.array([len(one) for one in ids], np.int64))
+    monkeypatch.setattr(encode, "hash_strings", lambda ids: np.array([len(one) for one in ids.to_pylist()], np.int64))
     rows = [(f"{n % 7}", "xyz"[n % 3], 1.0) for n in range(21)]
     tables = [
         pa.table({"user_id": [r[0] for r in part], "item_id": [r[1] for r in part], "value": [r[2] for r in part]})

@@ -57,6 +57,19 @@ def test_each_write_tells_the_version_that_the_tables_own_history_has_for_it(
     assert (skipped.skipped, skipped.version) == (True, history["d"])
 
 
+def test_files_are_skipped_by_the_columns_that_the_schema_names_and_by_no_other(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "raw_events")
+    rows = [{"batch": "a", "raw": "x", "position": 1}, {"batch": "b", "raw": "y", "position": 2}]
+    delta_io.append_rows(spark, rows, path, SCHEMAS["raw_events"], run_id="a")
+    # An independent reader of the table's log.
+    files = DeltaTable(path).get_add_actions(flatten=True)
+    noted = {name.removeprefix("min."): files[name][0] for name in files.schema.names if name.startswith("min.")}
+    assert {name: value.as_py() for name, value in noted.items()} == {"batch": "a"}
+    assert files["num_records"][0].as_py() == len(rows)
+
+
 def test_an_old_version_is_read_however_old_it_is(spark: SparkSession, tmp_path: Path) -> None:
     path, runs = str(tmp_path / "runs"), SCHEMAS["runs"]
     versions = [delta_io.append_rows(spark, [{"run_id": name}], path, runs, run_id=name).version for name in "abc"]

@@ -278,7 +278,7 @@ class TrainSettings(Section):
     """λ_b: ridge of a bias, not scaled by the row's count."""
     epochs: int = Field(default=16, ge=1)
     """Most epochs (each one user and one item half step)."""
-    init_scale: Positive = 0.1
+    init_scale: Positive = 0.3
     """Standard deviation of the initial factors times √rank."""
     solver: Literal["auto", "cg", "exact"] = "auto"
     """Row solver. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""

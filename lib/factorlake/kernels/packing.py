@@ -1,8 +1,10 @@
-"""Ratings in any order become rows of sorted neighbours, by two stable counting sorts."""
+"""Ratings in any order become rows of sorted neighbours, by two stable counting sorts, which threads may share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +28,12 @@ class CompressedRows(NamedTuple):
 
 
 def compress_rows(
-    rows: IntVector, neighbours: IntVector, values: NDArray[np.float32] | None, n_rows: int, n_neighbours: int
+    rows: IntVector,
+    neighbours: IntVector,
+    values: NDArray[np.float32] | None,
+    n_rows: int,
+    n_neighbours: int,
+    threads: int = 1,
 ) -> CompressedRows:
     """Return the ratings by row, each row's neighbours ascending, in O(n_obs + n_rows + n_neighbours).
 
@@ -35,20 +42,64 @@ def compress_rows(
     rows, neighbours : (n_obs,) positions in [0, n_rows) and [0, n_neighbours), in any order. No ratings give empty
         rows. The positions are trusted.
     values : (n_obs,) ratings, or None when every rating is 1.
+    threads : how many share the work; changes no number.
 
     Of ratings of one pair the order of the input stays.
     """
-    rows, neighbours = read_only(rows, np.int32), read_only(neighbours, np.int32)
-    given = _values(values)
-    by_neighbour = _scatter(neighbours, rows, given, n_neighbours)
-    row_ptr, sorted_neighbours, sorted_values = _turn(by_neighbour[0], by_neighbour[1], by_neighbour[2], n_rows)
-    return CompressedRows(row_ptr, sorted_neighbours, None if values is None else sorted_values)
+    others, keys = read_only(rows, np.int32), read_only(neighbours, np.int32)
+    given = _Told(others, _values(values))
+    spans = list(pairwise(np.linspace(0, len(keys), max(1, threads) + 1).astype(np.int64).tolist()))
+    grouped = _room(given)
+
+    def count(first: int, last: int, counts: NDArray[np.int64]) -> None:
+        _count(keys, first, last, counts)
+
+    def move(first: int, last: int, at: NDArray[np.int64]) -> None:
+        _scatter(keys, given, first, last, at, grouped)
+
+    ptr = _sort(n_neighbours, spans, count, move)
+    by_neighbour = CompressedRows(ptr, grouped.others, None if values is None else grouped.values)
+    return transpose_rows(by_neighbour, n_rows, threads)
 
 
-def transpose_rows(compressed: CompressedRows, n_neighbours: int) -> CompressedRows:
+def transpose_rows(compressed: CompressedRows, n_neighbours: int, threads: int = 1) -> CompressedRows:
     """Return the same ratings by neighbour, each with its rows ascending."""
-    row_ptr, rows, values = _turn(compressed.row_ptr, compressed.neighbours, _values(compressed.values), n_neighbours)
-    return CompressedRows(row_ptr, rows, None if compressed.values is None else values)
+    row_ptr, keys = read_only(compressed.row_ptr, np.int64), read_only(compressed.neighbours, np.int32)
+    given = _Told(keys, _values(compressed.values))
+    # Spans of whole rows with about as many ratings each.
+    shares = np.linspace(0, len(keys), max(1, threads) + 1)[1:-1]
+    spans = list(pairwise([0, *np.searchsorted(row_ptr[:-1], shares).tolist(), len(row_ptr) - 1]))
+    turned = _room(given)
+
+    def count(first: int, last: int, counts: NDArray[np.int64]) -> None:
+        _count(keys, row_ptr[first], row_ptr[last], counts)
+
+    def move(first: int, last: int, at: NDArray[np.int64]) -> None:
+        _turn(row_ptr, given, first, last, at, turned)
+
+    ptr = _sort(n_neighbours, spans, count, move)
+    return CompressedRows(ptr, turned.others, None if compressed.values is None else turned.values)
+
+
+_OfSpan = Callable[[int, int, NDArray[np.int64]], None]
+
+
+def _sort(n_keys: int, spans: Sequence[tuple[int, int]], count: _OfSpan, move: _OfSpan) -> NDArray[np.int64]:
+    """Sort by key, a thread to each span: ``count`` its keys, then ``move`` what it holds to where its own part of
+    every key begins. Return (n_keys + 1,) where the keys begin."""
+    firsts, lasts = zip(*spans, strict=True)
+    counts = np.zeros((len(spans), n_keys), np.int64)
+    with ThreadPoolExecutor(len(spans)) as pool:
+        list(pool.map(count, firsts, lasts, counts))
+        key_ptr = np.zeros(n_keys + 1, np.int64)
+        np.cumsum(counts.sum(axis=0), out=key_ptr[1:])
+        begin = key_ptr[:-1]
+        for own in counts:
+            n_own = own.copy()
+            own[:] = begin
+            begin = begin + n_own
+        list(pool.map(move, firsts, lasts, counts))
+    return key_ptr
 
 
 def join_values(parts: Sequence[tuple[int, NDArray[np.float32] | None]]) -> NDArray[np.float32] | None:
@@ -64,55 +115,52 @@ def repeated_pair(compressed: CompressedRows) -> tuple[int, int, int] | None:
     return (count, row, int(compressed.neighbours[place])) if count else None
 
 
+class _Told(NamedTuple):
+    """What each rating tells beside the key it is sorted by."""
+
+    others: NDArray[np.int32]
+    values: NDArray[np.float32]
+    """Empty when every rating is 1."""
+
+
+def _room(like: _Told) -> _Told:
+    return _Told(np.empty(len(like.others), np.int32), np.empty(len(like.values), np.float32))
+
+
 def _values(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
     return read_only(np.empty(0) if values is None else values, np.float32)
 
 
 @njit(cache=True, nogil=True)
-def _pointers(keys: IntVector, n_keys: int) -> NDArray[np.int64]:
-    row_ptr = np.zeros(n_keys + 1, np.int64)
-    for place in range(len(keys)):
-        row_ptr[keys[place] + 1] += 1
-    for key in range(n_keys):
-        row_ptr[key + 1] += row_ptr[key]
-    return row_ptr
+def _count(keys: IntVector, first: int, last: int, counts: NDArray[np.int64]) -> None:
+    for place in range(first, last):
+        counts[keys[place]] += 1
 
 
 @njit(cache=True, nogil=True)
-def _scatter(
-    keys: IntVector, others: IntVector, values: NDArray[np.float32], n_keys: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Group (other, value) by key, in the order of the input within a key."""
-    row_ptr = _pointers(keys, n_keys)
-    at = row_ptr[:-1].copy()
-    grouped = np.empty(len(keys), np.int32)
-    grouped_values = np.empty(len(values), np.float32)
-    for place in range(len(keys)):
+def _scatter(keys: IntVector, given: _Told, first: int, last: int, at: NDArray[np.int64], grouped: _Told) -> None:
+    """Group what is told of the places from first to last by key, in the order of the input within a key."""
+    for place in range(first, last):
         target = at[keys[place]]
         at[keys[place]] = target + 1
-        grouped[target] = others[place]
-        if len(values) > 0:
-            grouped_values[target] = values[place]
-    return row_ptr, grouped, grouped_values
+        grouped.others[target] = given.others[place]
+        if len(given.values) > 0:
+            grouped.values[target] = given.values[place]
 
 
 @njit(cache=True, nogil=True)
 def _turn(
-    row_ptr: NDArray[np.int64], neighbours: IntVector, values: NDArray[np.float32], n_neighbours: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
-    """Transpose compressed rows; visiting rows in order leaves each neighbour's rows ascending."""
-    turned_ptr = _pointers(neighbours, n_neighbours)
-    at = turned_ptr[:-1].copy()
-    turned = np.empty(len(neighbours), np.int32)
-    turned_values = np.empty(len(values), np.float32)
-    for row in range(len(row_ptr) - 1):
+    row_ptr: NDArray[np.int64], given: _Told, first_row: int, last_row: int, at: NDArray[np.int64], turned: _Told
+) -> None:
+    """Transpose the rows from first to last; visiting rows in order leaves each neighbour's rows ascending."""
+    for row in range(first_row, last_row):
         for place in range(row_ptr[row], row_ptr[row + 1]):
-            target = at[neighbours[place]]
-            at[neighbours[place]] = target + 1
-            turned[target] = row
-            if len(values) > 0:
-                turned_values[target] = values[place]
-    return turned_ptr, turned, turned_values
+            neighbour = given.others[place]
+            target = at[neighbour]
+            at[neighbour] = target + 1
+            turned.others[target] = row
+            if len(given.values) > 0:
+                turned.values[target] = given.values[place]
 
 
 @njit(cache=True, nogil=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError, RepeatedPairsError
-from factorlake.kernels.initial import hash_ids
+from factorlake.kernels.hashing import hash_ids
 from factorlake.kernels.packing import CompressedRows, compress_rows, repeated_pair, transpose_rows
 from factorlake.types import IntVector, RatingBlock
 
@@ -89,6 +89,7 @@ def pack_positions(
     values: NDArray[np.float32] | None,
     user_hashes: NDArray[np.int64],
     item_hashes: NDArray[np.int64],
+    threads: int = 1,
 ) -> tuple[list[RatingBlock], list[RatingBlock]]:
     """Return the user blocks and item blocks of ratings in any order.
 
@@ -96,18 +97,19 @@ def pack_positions(
     ----------
     users, items : (n_obs,) positions in the order of ``order_ids``; each has at least one rating.
     values : (n_obs,) ratings, or None when every rating is 1.
+    threads : how many share the work; changes no number.
 
     Raises
     ------
     RepeatedPairsError : a pair occurs twice.
     """
     n_blocks = number_of_blocks(len(users))
-    by_user = compress_rows(users, items, values, len(user_hashes), len(item_hashes))
+    by_user = compress_rows(users, items, values, len(user_hashes), len(item_hashes), threads)
     repeats = repeated_pair(by_user)
     if repeats is not None:
         raise RepeatedPairsError(
             f"{repeats[0]} pairs occur more than once, first the one of user row {repeats[1]} and item row "
             f"{repeats[2]}; combine their ratings first"
         )
-    by_item = transpose_rows(by_user, len(item_hashes))
+    by_item = transpose_rows(by_user, len(item_hashes), threads)
     return cut_blocks(by_user, user_hashes, n_blocks), cut_blocks(by_item, item_hashes, n_blocks)

@@ -33,7 +33,7 @@ class AlsParameters:
     bias_regularization: float = 5.0
     """λ_b."""
     epochs: int = 16
-    init_scale: float = 0.1
+    init_scale: float = 0.3
     """Standard deviation of an initial factor entry times √rank."""
     solver: Solver = "auto"
     """auto: for the implicit objective cg with a third step while the objective falls fast; for the explicit

@@ -1,12 +1,27 @@
-"""Arrow values as text, so that records of every format have fields of one kind."""
+"""Arrow values as text, so that records of every format have fields of one kind; text as hashes."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from factorlake.kernels.hashing import hash_bytes
+
+
+def hash_strings(ids: pa.Array) -> NDArray[np.int64]:
+    """Return the hash of each id of an Arrow array of strings without nulls, as `hash_ids` does, reading them where
+    they lie."""
+    if not len(ids):
+        return np.empty(0, np.int64)
+    wide = ids.cast(pa.large_string())
+    _, offsets, text = wide.buffers()
+    own = np.frombuffer(offsets, np.int64)[wide.offset : wide.offset + len(wide) + 1]
+    return hash_bytes(np.frombuffer(text or b"", np.uint8), own)
 
 
 def column_as_text(column: pa.Array) -> list[str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
-from factorlake.kernels.initial import hash_ids
 from factorlake.kernels.packing import join_values
+from factorlake.spark.arrow_text import hash_strings
 from factorlake.spark.compat import large_rows
 from factorlake.spark.task_farm import mapped
 from factorlake.types import Side
@@ -100,7 +101,7 @@ def load_ids(path: str) -> pa.Array:
 
 def order_by_hash(ids: pa.Array, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the order of distinct ids by (hash, id)."""
-    order = np.argsort(hashes, kind="stable")
+    order = np.argsort(hashes)
     if np.any(np.diff(hashes[order]) == 0):
         by_bytes = pc.array_sort_indices(ids).to_numpy()
         order = by_bytes[np.argsort(hashes[by_bytes], kind="stable")]
@@ -132,7 +133,7 @@ def _side(column: pa.ChunkedArray) -> PartSide:
     if not len(encoded):
         return PartSide(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int32))
     ids = encoded.chunk(0).dictionary.cast(pa.string())
-    hashes = hash_ids(ids.to_pylist())
+    hashes = hash_strings(ids)
     order = order_by_hash(ids, hashes)
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
     return PartSide(ids.take(pa.array(order)), hashes[order], _inverse(order)[codes])
@@ -255,7 +256,7 @@ def parts_of(encoded: DataFrame) -> list[Part]:
         table = encoded.where("n_obs > 0").drop("part", "n_obs", "n_refused").toArrow()
 
     def side(ids: pa.ListScalar, codes: pa.BinaryScalar) -> PartSide:
-        return PartSide(ids.values, hash_ids(ids.values.to_pylist()), np.frombuffer(codes.as_buffer(), np.int32))
+        return PartSide(ids.values, hash_strings(ids.values), np.frombuffer(codes.as_buffer(), np.int32))
 
     return [
         Part(
@@ -324,14 +325,24 @@ class Joined:
     values: NDArray[np.float32] | None
 
 
-def join_parts(parts: Sequence[Part]) -> Joined:
-    """Put parts together in memory."""
+def join_parts(parts: Sequence[Part], threads: int = 1) -> Joined:
+    """Put parts together in memory. The number of threads changes no number."""
     values = join_values([(len(part.users.codes), part.values) for part in parts])
-    users, user = _join([part.users for part in parts])
-    items, item = _join([part.items for part in parts])
+    with ThreadPoolExecutor(threads) as pool:
+        users, user = _join([part.users for part in parts], pool)
+        items, item = _join([part.items for part in parts], pool)
     return Joined(users, items, user, item, values)
 
 
-def _join(parts: Sequence[PartSide]) -> tuple[Ids, NDArray[np.int32]]:
+def _join(parts: Sequence[PartSide], pool: Executor) -> tuple[Ids, NDArray[np.int32]]:
     ids, positions = merge_ids([(part.ids, part.hashes) for part in parts])
-    return ids, np.concatenate([own[part.codes] for own, part in zip(positions, parts, strict=True)])
+    ends = np.cumsum([0, *(len(part.codes) for part in parts)]).tolist()
+    joined = np.empty(ends[-1], np.int32)
+
+    def place(number: int) -> None:
+        # Codes lie within their dictionary; clipped, they are neither looked through first nor copied twice.
+        out = joined[ends[number] : ends[number + 1]]
+        np.take(positions[number], parts[number].codes, out=out, mode="clip")
+
+    list(pool.map(place, range(len(parts))))
+    return ids, joined

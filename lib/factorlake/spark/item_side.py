@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.kernels.initial import hash_ids
+from factorlake.spark.arrow_text import hash_strings
 from factorlake.spark.exchange import Exchange, Handle
 
 # What a worker made of shipped items is kept for this many of them: a candidate and the live model.
@@ -95,7 +95,7 @@ def load_items(items: DataFrame, exchange: Exchange, mean: float, unavailable: D
     by_bytes = pc.array_sort_indices(_whole(table["id"]))
     table = table.take(by_bytes)
     ids = _whole(table["id"])
-    hashes = hash_ids(ids.to_pylist())
+    hashes = hash_strings(ids)
     order = np.argsort(hashes, kind="stable")  # stable: equal hashes stay in order of id
     ids = ids.take(pa.array(order))
     flat = _whole(table["factor"]).flatten().to_numpy(zero_copy_only=False).astype(np.float32)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.kernels.initial import hash_ids
 from factorlake.kernels.packing import compress_rows
 from factorlake.kernels.top_k import OrderedItems, best_items, order_items, similar_items
 from factorlake.models.blocks import block_of
 from factorlake.models.threads import single_threaded_blas
+from factorlake.spark.arrow_text import hash_strings
 from factorlake.spark.ids import logical_block
 from factorlake.spark.item_side import ItemSide
 
@@ -125,7 +125,7 @@ def _pack_seen(pairs: pa.Table, items: ItemSide, n_blocks: int) -> Iterator[pa.R
     known = np.flatnonzero((position >= 0) & (user >= 0))
     if len(known) < len(user):
         user, position = user[known], position[known]
-    block = block_of(hash_ids(users.to_pylist()), n_blocks)
+    block = block_of(hash_strings(users), n_blocks)
     order = np.argsort(block, kind="stable")
     row_of = np.empty(len(order), np.int32)
     row_of[order] = np.arange(len(order), dtype=np.int32)

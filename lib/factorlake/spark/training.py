@@ -202,16 +202,16 @@ class _Run:
         return chosen
 
     def _local(self, parts: Sequence[Part]) -> Fitted:
-        joined = join_parts(parts)
+        threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
+        joined = join_parts(parts, threads)
         n_observed = len(joined.user)
         user_blocks, item_blocks = pack_positions(
-            joined.user, joined.item, joined.values, joined.users.hashes, joined.items.hashes
+            joined.user, joined.item, joined.values, joined.users.hashes, joined.items.hashes, threads
         )
         n_blocks = number_of_blocks(n_observed)
         users = _numbered(self.spark, joined.users, n_blocks)
         items = _numbered(self.spark, joined.items, n_blocks)
         self._packed(n_observed, users, items)
-        threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
         with LocalPlan(user_blocks, item_blocks, self.parameters, threads) as plan:
             model = self._on_driver(plan, users, items)
         return Fitted(model, self.parameters, users, items, n_observed, "local")

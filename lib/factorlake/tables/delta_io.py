@@ -135,6 +135,8 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
     properties = {"delta.enableDeletionVectors": "false", "factorlake.schemaVersion": str(SCHEMA_VERSION)}
     if schema.grows:
         properties["delta.autoOptimize.autoCompact"] = "true"
+    if schema.skipped_by:
+        properties["delta.dataSkippingStatsColumns"] = ",".join(schema.skipped_by)
     told = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS {_quoted(path)} ({columns}) USING delta COMMENT '{_escaped(schema.comment)}' "
