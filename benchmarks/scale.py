@@ -135,7 +135,7 @@ def set_size(pid: int) -> int:
 def train_one(given: Any, folder: Path) -> dict[str, Any]:
     """Train on the pairs of a folder and return seconds and peaks, beside what was foretold."""
     spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
-    pairs = spark.read.parquet(str(folder)).withColumn("value", F.lit(1.0))
+    pairs = spark.read.parquet(str(folder))
     parameters = AlsParameters(rank=given.rank, epochs=given.epochs, tolerance=None)
     trace: list[TraceRow] = []
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:

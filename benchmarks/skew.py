@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from benchmarks.result import finish
 from benchmarks.spark_peers import Rows
@@ -124,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     bits = {}
     with tempfile.TemporaryDirectory() as temporary:
         pq.write_table(pa.table({"user_id": u, "item_id": i}), Path(temporary) / "pairs.parquet")
-        pairs = spark.read.parquet(f"{temporary}/pairs.parquet").withColumn("value", F.lit(1.0)).repartition(8)
+        pairs = spark.read.parquet(f"{temporary}/pairs.parquet").repartition(8)
 
         def fit(frame: DataFrame, plan: PlanName, parameters: AlsParameters) -> Fitted:
             return fit_pairs(spark, frame, parameters, workspace=f"{temporary}/work", plan=plan, threads=2)

@@ -195,6 +195,11 @@ def peer_als(given: Any, epochs: int, **more: Any) -> ALS:
     )
 
 
+def rated(pairs: DataFrame) -> DataFrame:
+    """Return pairs with the column of ones that pyspark.ml wants."""
+    return pairs.withColumn("value", F.lit(1.0))
+
+
 def _als(given: Any, epochs: int) -> ALS:
     return peer_als(given, epochs, implicitPrefs=True, alpha=given.alpha)
 
@@ -242,12 +247,12 @@ def main(arguments: list[str] | None = None) -> None:
         columns = {"user_id": coo.row.astype(np.int32), "item_id": coo.col.astype(np.int32)}
         write_rows(columns, Path(temporary) / "pairs")
         spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
-        pairs = spark.read.parquet(f"{temporary}/pairs").withColumn("value", F.lit(1.0))
+        pairs = spark.read.parquet(f"{temporary}/pairs")
         # Both start in a session that has read the data once and trained a small model.
         few = pairs.where("user_id % 50 = 0").cache()
         fit_pairs(spark, few, replace(parameters, epochs=1), workspace=f"{temporary}/work").release()
         if "pyspark_ml" in given.peers.split(","):
-            _als(given, epochs=1).fit(few).userFactors.count()
+            _als(given, epochs=1).fit(rated(few)).userFactors.count()
         few.unpersist()
         pairs.agg(F.sum("user_id"), F.sum("item_id")).collect()
         own, told = ours(spark, pairs, task, parameters, value, given.plan, f"{temporary}/work")
@@ -255,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
         print({key: told[key] for key in told if key.startswith("seconds")}, flush=True)
         figures["driver_python_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if "pyspark_ml" in given.peers.split(","):
-            peer, told = pyspark_ml(pairs, task, given, value)
+            peer, told = pyspark_ml(rated(pairs), task, given, value)
             figures["pyspark_ml"] = told_course("pyspark.ml", peer) | told
             reached = own.until_as_good_as(peer)
             ratios["pyspark_ml"] = None if reached is None else peer.seconds[-1] / reached

@@ -118,7 +118,12 @@ def test_numbers_of_other_types_are_the_same_ids(small: DataFrame) -> None:
 def test_an_empty_rating_column_makes_every_rating_one(small: DataFrame) -> None:
     als = ALS(rank=3, maxIter=2, implicitPrefs=True)
     ones = small.select("user", "item", F.lit(1).alias("rating"))
-    assert same_factors(als.copy({als.ratingCol: ""}).fit(small.drop("rating")), als.fit(ones))
+    unrated = als.copy({als.ratingCol: ""})
+    assert same_factors(unrated.fit(small.drop("rating")), als.fit(ones))
+    # A pair that occurs twice has the rating 2.
+    often = F.col("item") % 3 == 0
+    twice = small.drop("rating").unionByName(small.drop("rating").where(often))
+    assert same_factors(unrated.fit(twice), als.fit(ones.withColumn("rating", F.when(often, 2).otherwise(1))))
 
 
 @pytest.mark.parametrize("implicit", [False, True])

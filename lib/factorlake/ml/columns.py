@@ -112,8 +112,11 @@ def check_new_column(dataset: DataFrame, column: str) -> None:
 def combined_pairs(pairs: DataFrame, implicit: bool) -> DataFrame:
     """Return (user_id, item_id, value) with one row a pair: the sum of its ratings (implicit) or their mean (explicit).
 
-    The sum runs over the sorted ratings, so that it does not depend on the order of rows.
+    Without a value every rating is 1. The sum runs over the sorted ratings, so that it does not depend on the order of
+    rows.
     """
+    if "value" not in pairs.columns:
+        pairs = pairs.withColumn("value", F.lit(1.0))
     ratings = F.array_sort(F.collect_list(F.col("value").cast("double")))
     total = F.aggregate(ratings, F.lit(0.0), lambda so_far, value: so_far + value)
     value = total if implicit else total / F.count("value")

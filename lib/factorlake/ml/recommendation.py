@@ -271,14 +271,15 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
         initial = self._initial
         if initial is not None and initial.rank != parameters.rank:
             raise ConfigError(f"the initial model has rank {initial.rank}, rank is {parameters.rank}; make them equal")
-        rating = rating_column(dataset, self.getRatingCol())
-        if parameters.objective == "implicit" and parameters.alpha is None:
-            rating = rating * F.lit(self.getAlpha())
-        pairs = dataset.select(
+        columns = [
             id_column(dataset, self.getUserCol()).alias("user_id"),
             id_column(dataset, self.getItemCol()).alias("item_id"),
-            rating.alias("value"),
-        )
+        ]
+        weight = self.getAlpha() if parameters.objective == "implicit" and parameters.alpha is None else 1.0
+        if self.getRatingCol() or weight != 1.0:
+            rating = rating_column(dataset, self.getRatingCol())
+            columns.append((rating * F.lit(weight)).alias("value"))
+        pairs = dataset.select(*columns)
         folder = self.getWorkspace()
         with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else _own_folder(folder) as workspace:
             # The frames of ids that name the rows lie in the workspace until they are released.

@@ -111,19 +111,23 @@ def order_by_hash(ids: pa.Array, hashes: NDArray[np.int64]) -> NDArray[np.int64]
 def encode_table(table: pa.Table, drop_zero: bool) -> tuple[Part, int]:
     """Return the part that (user_id, item_id, value) rows make, and the number of rows that cannot be trained on.
 
-    Refused and left out: a null id, a value that is null, NaN or infinite.
+    Refused and left out: a null id, a value that is null, NaN or infinite. Without the column every rating is 1.
     """
+    has_values = "value" in table.column_names
     valid = pc.and_(table["user_id"].is_valid(), table["item_id"].is_valid())
-    valid = pc.and_(valid, pc.fill_null(pc.is_finite(table["value"]), False))
+    if has_values:
+        valid = pc.and_(valid, pc.fill_null(pc.is_finite(table["value"]), False))
     n_refused = len(valid) - (pc.sum(valid).as_py() or 0)
     if n_refused:
         table = table.filter(valid)
-    if drop_zero:
+    if has_values and drop_zero:
         told = pc.not_equal(table["value"], 0)
         if not pc.all(told).as_py():
             table = table.filter(told)
-    values = table["value"].to_numpy()
-    part = Part(_side(table["user_id"]), _side(table["item_id"]), None if np.all(values == 1) else values)
+    values = table["value"].to_numpy() if has_values else None
+    if values is not None and np.all(values == 1):
+        values = None
+    part = Part(_side(table["user_id"]), _side(table["item_id"]), values)
     return part, n_refused
 
 
@@ -140,7 +144,9 @@ def _side(column: pa.ChunkedArray) -> PartSide:
 
 
 def _wanted(pairs: DataFrame) -> DataFrame:
-    return pairs.select("user_id", "item_id", F.col("value").cast("float").alias("value"))
+    # What a column costs is to leave the JVM: ones stay there.
+    values = [F.col("value").cast("float").alias("value")] if "value" in pairs.columns else []
+    return pairs.select("user_id", "item_id", *values)
 
 
 def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[PartFile]:
@@ -148,7 +154,7 @@ def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[Part
 
     Parameters
     ----------
-    pairs : user_id and item_id of any type that casts to a string; value a number.
+    pairs : user_id and item_id of any type that casts to a string; value a number, left out where all are 1.
     drop_zero : whether a rating of 0 says nothing and is left out.
 
     Raises

@@ -100,8 +100,8 @@ def fit_pairs(
 
     Parameters
     ----------
-    pairs : user_id, item_id (of any type that casts to a string) and value; a pair may occur once. For the implicit
-        objective a value of 0 says nothing and is left out.
+    pairs : user_id, item_id (of any type that casts to a string) and value, which may be left out where every rating
+        is 1; a pair may occur once. For the implicit objective a value of 0 says nothing and is left out.
     workspace : folder that driver and, where they can, workers see. What lay in its ``rating_blocks`` and ``exchange``
         is removed.
     threads : of the local plan; None: as many as Spark has slots on this machine. Changes no number.
