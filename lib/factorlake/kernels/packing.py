@@ -48,7 +48,7 @@ def compress_rows(
     """
     others, keys = read_only(rows, np.int32), read_only(neighbours, np.int32)
     given = _Told(others, _values(values))
-    spans = list(pairwise(np.linspace(0, len(keys), max(1, threads) + 1).astype(np.int64).tolist()))
+    spans = list(pairwise(_shares(len(keys), n_neighbours, threads).astype(np.int64).tolist()))
     grouped = _room(given)
 
     def count(first: int, last: int, counts: NDArray[np.int64]) -> None:
@@ -63,11 +63,11 @@ def compress_rows(
 
 
 def transpose_rows(compressed: CompressedRows, n_neighbours: int, threads: int = 1) -> CompressedRows:
-    """Return the same ratings by neighbour, each with its rows ascending."""
+    """Return the same ratings by neighbour, each with its rows ascending; ``threads`` as in `compress_rows`."""
     row_ptr, keys = read_only(compressed.row_ptr, np.int64), read_only(compressed.neighbours, np.int32)
     given = _Told(keys, _values(compressed.values))
     # Spans of whole rows with about as many ratings each.
-    shares = np.linspace(0, len(keys), max(1, threads) + 1)[1:-1]
+    shares = _shares(len(keys), n_neighbours, threads)[1:-1]
     spans = list(pairwise([0, *np.searchsorted(row_ptr[:-1], shares).tolist(), len(row_ptr) - 1]))
     turned = _room(given)
 
@@ -79,6 +79,12 @@ def transpose_rows(compressed: CompressedRows, n_neighbours: int, threads: int =
 
     ptr = _sort(n_neighbours, spans, count, move)
     return CompressedRows(ptr, turned.others, None if compressed.values is None else turned.values)
+
+
+def _shares(n_obs: int, n_keys: int, threads: int) -> NDArray[np.float64]:
+    """Return where the ratings are cut among threads. Each counts every key, so there are no more threads than ratings
+    of a key, and counts take no more memory than the ratings."""
+    return np.linspace(0, n_obs, max(1, min(threads, n_obs // max(n_keys, 1))) + 1)
 
 
 _OfSpan = Callable[[int, int, NDArray[np.int64]], None]

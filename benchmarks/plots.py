@@ -1,0 +1,90 @@
+"""The pictures of docs/performance.md, drawn from the newest kept results.
+
+    python -m benchmarks.plots
+
+Draws what there is a result for: the course of training beside pyspark.ml (train_als-spark-planted-64), seconds and
+memory by the number of pairs beside what `factorlake plan` foretells (scale-broadcast-10-20-40-80).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.result import RESULTS
+
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+OURS, THEIRS, FORETOLD = "#2166ac", "#b2182b", "#888888"
+
+
+def newest(name: str) -> dict[str, Any] | None:
+    """Return the newest kept result of a benchmark; None where none is kept."""
+    kept = sorted(RESULTS.glob(f"????-??-??-{name}.json"))
+    result: dict[str, Any] | None = json.loads(kept[-1].read_text()) if kept else None
+    return result
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write a figure as SVG, the same bytes for the same result."""
+    with mpl.rc_context({"svg.hashsalt": "factorlake", "svg.fonttype": "none"}):
+        figure.savefig(IMAGES / name, metadata={"Date": None, "Creator": None})
+    print(f"docs/images/{name}")
+
+
+def training(result: dict[str, Any]) -> None:
+    """Draw NDCG@10 over the seconds since the frame of pairs."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    panel: Axes = figure.subplots()
+    for name, title, colour in (("factorlake", "factorlake", OURS), ("pyspark_ml", "pyspark.ml", THEIRS)):
+        told = result["figures"][name]
+        panel.errorbar(
+            told["seconds"],
+            [mean for mean, _ in told["ndcg"]],
+            [error for _, error in told["ndcg"]],
+            marker="o",
+            color=colour,
+            label=title,
+        )
+    pairs, rank = result["figures"]["pairs"], result["settings"]["rank"]
+    panel.set(xscale="log", xlabel="seconds since the frame of pairs", ylabel="NDCG@10", ylim=(0, None))
+    panel.set_title(f"{pairs / 1e6:.1f} million pairs, rank {rank}, two cores", fontsize="medium")
+    panel.legend()
+    save(figure, "training.svg")
+
+
+def scale(result: dict[str, Any]) -> None:
+    """Draw seconds of an epoch and peak memory by the number of pairs, beside what is foretold."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    sizes = result["figures"]["sizes"]
+    pairs = [one["pairs"] / 1e6 for one in sizes]
+    panels[0].plot(pairs, [one["epoch"] for one in sizes], "o-", color=OURS, label="an epoch")
+    panels[0].plot(pairs, [one["foretold"]["epoch"] for one in sizes], "--", color=FORETOLD, label="foretold")
+    panels[0].set(ylabel="seconds")
+    for key, title, colour in (("driver_mib", "driver's Python", OURS), ("workers_mib", "workers", THEIRS)):
+        panels[1].plot(pairs, [one[key] / 1024 for one in sizes], "o-", color=colour, label=title)
+        panels[1].plot(pairs, [one["foretold"][key] / 1024 for one in sizes], "--", color=colour)
+    panels[1].set(ylabel="GiB at most (dashed: foretold)")
+    for panel in panels:
+        panel.set(xlabel="million pairs", xlim=(0, None), ylim=(0, None))
+        panel.legend()
+    save(figure, "scale.svg")
+
+
+def main() -> None:
+    """Draw all."""
+    for name, draw in (("train_als-spark-planted-64", training), ("scale-broadcast-10-20-40-80", scale)):
+        result = newest(name)
+        if result is None:
+            print(f"no kept result of {name}")
+        else:
+            draw(result)
+
+
+if __name__ == "__main__":
+    main()
