@@ -11,16 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError
+from factorlake.kernels.hashing import SEED, hash_longs
 from factorlake.types import IntVector
 
 MICROSECONDS_PER_DAY = 86_400_000_000
-
-_PRIME_1 = np.uint64(0x9E3779B185EBCA87)
-_PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
-_PRIME_3 = np.uint64(0x165667B19E3779F9)
-_PRIME_4 = np.uint64(0x85EBCA77C2B2AE63)
-_PRIME_5 = np.uint64(0x27D4EB2F165667C5)
-_SPARK_SEED = np.uint64(42)
 
 
 def holdout_cutoff(times: NDArray[np.int64], holdout_days: float) -> int:
@@ -106,23 +100,6 @@ def hash_split(
         raise ConfigError(f"share must lie between 0 and 1, got {share}")
     if len(user_hashes) != len(item_hashes):
         raise ConfigError(f"lengths differ: {len(user_hashes)} user hashes, {len(item_hashes)} item hashes")
-    start = _xxhash64_of_long(np.array([seed], dtype=np.int64), _SPARK_SEED)
-    pair = _xxhash64_of_long(item_hashes, _xxhash64_of_long(user_hashes, start))
+    start = hash_longs(np.array([seed], dtype=np.int64), np.array([SEED], dtype=np.uint64))
+    pair = hash_longs(item_hashes, hash_longs(user_hashes, np.repeat(start, len(user_hashes))))
     return (pair >> np.uint64(11)).astype(np.float64) < share * 2.0**53
-
-
-def _xxhash64_of_long(values: NDArray[np.int64], seed: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    """xxHash64 of eight bytes, little-endian: Spark's xxhash64 of a BIGINT, which hashes further columns by
-    taking the hash so far as seed."""
-    with np.errstate(over="ignore"):  # The algorithm is arithmetic modulo 2⁶⁴.
-        word = np.ascontiguousarray(values, dtype=np.int64).view(np.uint64)
-        mixed = seed + _PRIME_5 + np.uint64(8)
-        mixed = mixed ^ (_rotate_left(word * _PRIME_2, 31) * _PRIME_1)
-        mixed = _rotate_left(mixed, 27) * _PRIME_1 + _PRIME_4
-        mixed = (mixed ^ (mixed >> np.uint64(33))) * _PRIME_2
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * _PRIME_3
-        return mixed ^ (mixed >> np.uint64(32))
-
-
-def _rotate_left(words: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    return (words << np.uint64(bits)) | (words >> np.uint64(64 - bits))
