@@ -21,12 +21,12 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup java jars demo docs check test soak bench package lock airflow-env system-packages clean
+.PHONY: help setup java jars classes demo docs check test soak bench package lock airflow-env system-packages clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: java $(VENV)/.installed jars ## make .venv with everything in it; JAVA=install also installs Java (apt-get)
+setup: java $(VENV)/.installed jars classes ## make .venv with everything in it; JAVA=install also installs Java (apt-get)
 
 $(VENV)/bin/python:
 	@for python in $(PYTHON) python3.11 python3.12 python3; do \
@@ -51,6 +51,10 @@ java: | $(VENV)/bin/python
 
 jars: $(VENV)/.installed
 	@$(BIN)/python -m factorlake.spark.delta_jars
+
+classes: java jars
+	@$(BIN)/python -m factorlake.spark.class_archive $(CURDIR)/jobs/run_pipeline.py \
+	  --config $(CURDIR)/conf/base/demo.yaml --set demo.listeners=50 --set demo.tracks=50 --to train
 
 demo: setup ## the whole pipeline on embedded data, into .demo
 	@rm -rf .demo

@@ -98,7 +98,7 @@ def test_a_missing_table_is_refused_by_its_path(spark: SparkSession, tmp_path: P
 
 
 def test_a_table_that_grows_by_small_commits_is_put_together_and_forgets_nothing(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, runs, most = str(tmp_path / "runs"), SCHEMAS["runs"], 4
 
@@ -106,18 +106,15 @@ def test_a_table_that_grows_by_small_commits_is_put_together_and_forgets_nothing
         rows = [{"run_id": str(number)}]
         return delta_io.append_rows(spark, rows, path, runs, run_id=str(number), app_id=f"run {number}")
 
-    # Delta's own limit of 50 files would take as many commits to reach.
-    spark.conf.set("spark.databricks.delta.autoCompact.minNumFiles", str(most))
-    try:
-        told, counted = [], []
-        for number in range(2 * most + 1):
-            told.append(write(number))
-            counted.append(delta_io.rows_written(spark, path, told[-1]))
-    finally:
-        spark.conf.unset("spark.databricks.delta.autoCompact.minNumFiles")
+    monkeypatch.setattr(delta_io, "COMPACT_EVERY", most)
+    told, counted = [], []
+    for number in range(2 * most + 1):
+        told.append(write(number))
+        counted.append(delta_io.rows_written(spark, path, told[-1]))
+        assert told[-1].version == DeltaTable(path).version()
     table = DeltaTable(path)
     assert len(table.file_uris()) < most
-    assert told[-1].version == table.version() > len(told)
+    assert table.version() == len(told) + 2
     assert not any(commit.skipped for commit in told)
     # The figures of the write, not of the compaction that followed it.
     assert counted == [1] * len(told)

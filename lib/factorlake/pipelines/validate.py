@@ -23,7 +23,7 @@ from factorlake.pipelines import dictionaries
 from factorlake.pipelines.batches import BatchStates, Decision
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest_ledger import Ledger
-from factorlake.quality.expectations import Finding, read_suite, run_suite
+from factorlake.quality.expectations import Finding, load_soon, read_suite, run_suite
 from factorlake.quality.gate import judge_batch
 from factorlake.quality.metrics import BatchMetrics, check_accounting, measure
 from factorlake.quality.rules import check_rules, judge_rows, reason_names, rules_hash
@@ -60,6 +60,8 @@ def run(context: Context, accept: str | None = None) -> JobResult:
     result = JobResult(counts=dict.fromkeys((*ACCOUNTED, "new_users", "new_items"), 0))
     refusals = []
     waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
+    if waiting and settings.validation.expectations:
+        load_soon()
     for batch in waiting:
         context.progress(f"validating batch {batch} ({ingested[batch]:,} rows)")
         decision = _settle(context, batch, ingested[batch], states, result, accepted=batch == accept)

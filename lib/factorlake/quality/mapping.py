@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from factorlake.config.settings import EventSettings
 from factorlake.errors import ConfigError
+from factorlake.quality.conditions import MAPPED
 
 # Spark's own trim knows the blank only; this is what Python's str.strip takes away.
 WHITE_SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\ufeff"
@@ -24,6 +25,7 @@ EPOCH = r"\A-?\d{1,15}(\.\d{1,9})?\z"
 # Python's datetime begins and ends here, and with it all that reads the tables through Python. A day is left for zones.
 FIRST_TIME = "0001-01-02T00:00:00Z"
 LAST_TIME = "9999-12-31T00:00:00Z"
+TEXT = "_text"
 
 
 def raw_text(name: str) -> Column:
@@ -31,23 +33,34 @@ def raw_text(name: str) -> Column:
     return F.try_element_at("fields", F.lit(name))
 
 
-def mapped_text(names: str | list[str]) -> Column:
-    """Return the raw field that settings map: of several names, the first whose field holds more than white
-    space."""
-    if isinstance(names, str):
-        return raw_text(names)
-    return F.coalesce(*(F.when(stripped(text).isNotNull(), text) for text in map(raw_text, names)))
-
-
 def stripped(text: Column) -> Column:
     """Return ``text`` without white space around it, null where nothing else is in it."""
-    bare = F.btrim(text, F.lit(WHITE_SPACE))
+    bare = _bare(text)
     return F.when(bare != "", bare)
 
 
-def read_id(text: Column, events: EventSettings) -> Column:
-    """Return an id, null where there is none. White space alone is none, whether ids are trimmed or not."""
-    bare = stripped(text)
+def is_given(text: Column) -> Column:
+    """Whether there is more in ``text`` than white space; never null."""
+    return F.coalesce(_bare(text) != "", F.lit(False))
+
+
+def with_texts(records: DataFrame, texts: dict[str, list[str]]) -> DataFrame:
+    """Add a column for each name: of its raw fields the first that holds more than white space, stripped; else null.
+
+    Spark computes an expression anew wherever it is used, and keeps a step to itself where the next one uses it more
+    than once: so each field is stripped once, however many rules look at it.
+    """
+    fields = dict.fromkeys(field for of_name in texts.values() for field in of_name)
+    bare = {field: f"_bare_{at}" for at, field in enumerate(fields)}
+    once = records.withColumns({name: _bare(raw_text(field)) for field, name in bare.items()})
+    filled = {field: F.when(F.col(name) != "", F.col(name)) for field, name in bare.items()}
+    chosen = {name: F.coalesce(*(filled[field] for field in of_name)) for name, of_name in texts.items()}
+    return once.withColumns(chosen).drop(*bare.values())
+
+
+def read_id(bare: Column, text: Column, events: EventSettings) -> Column:
+    """Return an id, null where there is none, from a text and the same stripped. White space alone is none, whether
+    ids are trimmed or not."""
     found = bare if events.trim_ids else F.when(bare.isNotNull(), text)
     if events.integral_float_ids:
         # In a column of floats an id that is missing is a NaN.
@@ -55,43 +68,41 @@ def read_id(text: Column, events: EventSettings) -> Column:
     return found
 
 
-def read_number(text: Column) -> Column:
-    """Return a number that may be infinite or NaN; null where the text is none. Spark's cast alone takes 5d
-    for 5."""
-    bare = stripped(text)
+def read_number(bare: Column) -> Column:
+    """Return the number a stripped text is, which may be infinite or NaN; null where it is none. Spark's cast alone
+    takes 5d for 5."""
     # Spark knows no sign before nan.
     words = F.regexp_replace(F.lower(bare), r"\A[+-](?=nan)", "")
     return F.when(bare.rlike(NUMBER), bare.try_cast("double")).when(bare.rlike(NOT_FINITE), words.try_cast("double"))
 
 
-def read_time(text: Column, formats: list[str], zone: str | None) -> Column:
-    """Return the instant that the first fitting format reads, null where none fits. See `check_times` for
-    zones."""
-    bare = stripped(text)
+def read_time(bare: Column, formats: list[str], zone: str | None) -> Column:
+    """Return the instant that the first fitting format reads in a stripped text, null where none fits. See
+    `check_times` for zones."""
     return F.coalesce(*(_by_format(bare, form, zone) for form in formats))
 
 
-def lacks_zone(text: Column, formats: list[str], zone: str | None) -> Column:
-    """Whether a time could be read if only a zone were known."""
+def lacks_zone(bare: Column, formats: list[str], zone: str | None) -> Column:
+    """Whether a stripped text could be read as a time if only a zone were known."""
     if zone is not None or "iso" not in formats:
         return F.lit(False)
-    bare = stripped(text)
     return F.coalesce(bare.rlike(ISO_TIME) & ~bare.rlike(WITH_ZONE), F.lit(False))
 
 
 def map_events(raw: DataFrame, events: EventSettings) -> DataFrame:
-    """Return rows of raw_events with user_id, item_id, event_type, value and event_time; null is unread."""
+    """Return rows of raw_events with user_id, item_id, event_type, value and event_time; null is unread. The stripped
+    text each was read from is in the column of its name with `TEXT` behind it, if settings map it."""
     columns = events.columns
-    return raw.withColumns(
+    mapped = {name: _names(getattr(columns, name)) for name in MAPPED if getattr(columns, name)}
+    text = {name: F.col(name + TEXT) for name in mapped}
+    return with_texts(raw, {name + TEXT: fields for name, fields in mapped.items()}).withColumns(
         {
-            "user_id": read_id(mapped_text(columns.user_id), events),
-            "item_id": read_id(mapped_text(columns.item_id), events),
-            "event_type": stripped(mapped_text(columns.event_type))
-            if columns.event_type
-            else F.lit(events.default_type),
-            "value": read_number(mapped_text(columns.value)) if columns.value else F.lit(1.0),
-            "event_time": read_time(mapped_text(columns.event_time), events.time_formats, events.zone)
-            if columns.event_time
+            "user_id": read_id(text["user_id"], _first_given(mapped["user_id"]), events),
+            "item_id": read_id(text["item_id"], _first_given(mapped["item_id"]), events),
+            "event_type": text.get("event_type", F.lit(events.default_type)),
+            "value": read_number(text["value"]) if "value" in text else F.lit(1.0),
+            "event_time": read_time(text["event_time"], events.time_formats, events.zone)
+            if "event_time" in text
             else F.lit(None).cast("timestamp"),
         }
     )
@@ -151,6 +162,19 @@ def try_columns(row: DataFrame, probes: list[tuple[Column, str]]) -> None:
                 reason = (str(error).splitlines() or [""])[0][:200]
                 raise ConfigError(f"{fault}: {reason}") from None
         raise
+
+
+def _bare(text: Column) -> Column:
+    return F.btrim(text, F.lit(WHITE_SPACE))
+
+
+def _names(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
+
+
+def _first_given(fields: list[str]) -> Column:
+    texts = [raw_text(field) for field in fields]
+    return F.coalesce(*(F.when(is_given(text), text) for text in texts)) if len(texts) > 1 else texts[0]
 
 
 def _names_zone(pattern: str) -> bool:

@@ -14,9 +14,10 @@ from factorlake.quality.conditions import MAPPED, anchored, compile_condition
 from factorlake.quality.mapping import (
     FIRST_TIME,
     LAST_TIME,
+    TEXT,
+    is_given,
     lacks_zone,
     map_events,
-    mapped_text,
     raw_text,
     read_number,
     stripped,
@@ -94,7 +95,8 @@ def judge_rows(raw: DataFrame, events: EventSettings, validation: ValidateSettin
         F.when(F.coalesce(condition if name == "broken_record" else whole & condition, F.lit(False)), F.lit(name))
         for name, condition in sorted(conditions.items())
     ]
-    return map_events(raw, events).withColumn("reasons", F.array_compact(F.array(*reasons)))
+    judged = map_events(raw, events).withColumn("reasons", F.array_compact(F.array(*reasons)))
+    return judged.drop(*(name + TEXT for name in MAPPED))
 
 
 def reason_names(validation: ValidateSettings) -> list[str]:
@@ -115,7 +117,7 @@ def _built_in(events: EventSettings) -> dict[str, Column]:
         known = F.col("event_type").isin(events.types) if events.types else F.lit(True)
         conditions["unknown_event_type"] = F.col("event_type").isNull() | ~known
     if columns.value:
-        given = stripped(mapped_text(columns.value)).isNotNull()
+        given = F.col("value" + TEXT).isNotNull()
         # Models hold ratings as float32.
         finite = value.isNotNull() & ~F.isnan(value) & (F.abs(value) <= LARGEST)
         conditions["missing_value"] = ~given
@@ -125,11 +127,11 @@ def _built_in(events: EventSettings) -> dict[str, Column]:
         if low is not None or high is not None:
             conditions["value_out_of_range"] = finite & ~_within(value, low, high)
     if columns.event_time:
-        text = mapped_text(columns.event_time)
+        text = F.col("event_time" + TEXT)
         zoneless = time.isNull() & lacks_zone(text, events.time_formats, events.zone)
-        conditions["missing_time"] = stripped(text).isNull()
+        conditions["missing_time"] = text.isNull()
         conditions["time_without_zone"] = zoneless
-        conditions["unreadable_time"] = stripped(text).isNotNull() & time.isNull() & ~zoneless
+        conditions["unreadable_time"] = text.isNotNull() & time.isNull() & ~zoneless
         first = F.lit(events.earliest or FIRST_TIME).cast("timestamp")
         last = F.lit(events.latest or LAST_TIME).cast("timestamp")
         conditions["impossible_time"] = (time > last) | (time < first)
@@ -153,7 +155,7 @@ def _breaks(rule: RowRule) -> Column:
     name = rule.column or ""
     column = F.col(name) if name in MAPPED else raw_text(name)
     text = column.cast("string") if name in MAPPED else column
-    given = stripped(text).isNotNull()
+    given = is_given(text)
     if rule.type == "required":
         return ~given
     if rule.type == "max_length":
@@ -178,7 +180,7 @@ def _outside(rule: RowRule, name: str, column: Column) -> Column:
         low_number, high_number = (None if bound is None else float(bound) for bound in (rule.min, rule.max))
     except ValueError:
         raise ConfigError(f"rule {rule.name!r}: `min` and `max` must be numbers for {name!r}") from None
-    number = column if name == "value" else read_number(column)
+    number = column if name == "value" else read_number(stripped(column))
     inside = _within(number, low_number, high_number)
     if rule.above is not None:
         inside = inside & (number > rule.above)

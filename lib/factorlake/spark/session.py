@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 
 import factorlake
 from factorlake.config.settings import SparkSettings
+from factorlake.spark.class_archive import archive_options
 from factorlake.spark.compat import JOB_SETTINGS, quiet, submitted_settings, under_spark_submit
 
 DELTA = {
@@ -23,6 +24,8 @@ SMALL_TABLES = {
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "4",
     "spark.databricks.delta.stats.collect": "true",
 }
+
+JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 
 # A short job is over before the JVM's optimizing compiler has paid for itself: with HotSpot's own thresholds two fifths
 # of the processor time of the demo's JVM are its, with these three tenths of less (`ps -L -o comm,time -p` of the JVM).
@@ -72,13 +75,14 @@ def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
     if is_packaged():
         chosen["spark.executorEnv.PYTHONPATH"] = package_folder()
         chosen["spark.python.daemon.module"] = "factorlake.spark.daemon"
-    if master.startswith("local"):
-        chosen["spark.driver.extraJavaOptions"] = LATER_OPTIMIZATION
     if settings.shuffle_partitions:
         chosen["spark.sql.shuffle.partitions"] = str(settings.shuffle_partitions)
     elif master.startswith("local"):
         chosen["spark.sql.shuffle.partitions"] = str(2 * (os.cpu_count() or 1))
     chosen.update(settings.conf)
+    if master.startswith("local"):
+        options = chosen.get(JAVA_OPTIONS, LATER_OPTIMIZATION)
+        chosen[JAVA_OPTIONS] = f"{archive_options()} {options}".strip()
     return chosen
 
 

@@ -7,19 +7,26 @@ A commit is read back from the session's own note of it, so threads that write a
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.errors import AnalysisException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError, FactorlakeError
 from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
 
+log = logging.getLogger(__name__)
+
 # Where Delta notes, session by session, the version of the last commit to any table.
 LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
+# A table that grows is put together at every so many versions. Delta's own automatic compaction counts the files that
+# the running process added, and compacts at the first commit of every process: every night anew.
+COMPACT_EVERY = 32
+COMPACTED_FILE_SIZE = 128 * 2**20
 # A compaction may have followed a write: then the write is the last entry but one of the table's history.
 WRITE_AND_COMPACTION = 2
 
@@ -124,7 +131,7 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
     """Create the table with its comments when it is not there yet.
 
     Deletion vectors stay off: readers of Delta's reader protocol 1 (DuckDB, Polars, delta-rs, pandas) must be able
-    to read every table. A table that grows is compacted by Delta after a commit that leaves many small files.
+    to read every table.
     """
     if exists(spark, path):
         return
@@ -133,8 +140,6 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
         for field in schema.fields
     )
     properties = {"delta.enableDeletionVectors": "false", "factorlake.schemaVersion": str(SCHEMA_VERSION)}
-    if schema.grows:
-        properties["delta.autoOptimize.autoCompact"] = "true"
     if schema.skipped_by:
         properties["delta.dataSkippingStatsColumns"] = ",".join(schema.skipped_by)
     told = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
@@ -169,10 +174,33 @@ def _write(
     writer.save(path)
     committed = spark.conf.get(LAST_COMMIT, None)
     if committed is not None:
-        return Commit(int(committed), skipped=False, token=token)
+        version_now = int(committed)
+        if schema.grows and version_now % COMPACT_EVERY == 0:
+            version_now = _compact(spark, path, version_now)
+        return Commit(version_now, skipped=False, token=token)
     # No commit was noted: Delta took the write for one that was done before, or notes none. The history knows.
     latest = _history(spark, path, WRITE_AND_COMPACTION)
     return Commit(int(latest[0]["version"]), token not in [row["userMetadata"] for row in latest], token)
+
+
+def _compact(spark: SparkSession, path: str, committed: int) -> int:
+    """Put the small files of the table at ``path`` together and return the version it has then. What was written is
+    safe without it: when it fails, that is logged and nothing else."""
+    sizes = [f"spark.databricks.delta.optimize.{bound}FileSize" for bound in ("min", "max")]
+    earlier = {name: spark.conf.get(name, None) for name in sizes}
+    try:
+        for name in sizes:
+            spark.conf.set(name, COMPACTED_FILE_SIZE)
+        spark.sql(f"OPTIMIZE {_quoted(path)}")
+    except PySparkException as error:
+        log.warning("%s was not compacted: %s", path, str(error).partition("\n")[0])
+    finally:
+        for name, value in earlier.items():
+            if value is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, value)
+    return int(spark.conf.get(LAST_COMMIT, None) or committed)
 
 
 def append(

@@ -52,8 +52,8 @@ class TableSchema:
     comment: str
     fields: StructType
     grows: bool = False
-    """Whether every run appends a little: Delta then puts small files together, so that the table reads as fast after
-    a year of nights as after a week."""
+    """Whether every run appends a little: its small files are then put together from time to time, so that the table
+    reads as fast after a year of nights as after a week."""
     skipped_by: tuple[str, ...] = ()
     """Columns whose least and greatest value Delta notes for every file, so that readers skip files; none given: those
     of Delta's default, the first 32. In tables of one row an event the notes of all columns take as long as the rows.
