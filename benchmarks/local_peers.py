@@ -301,7 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plan", choices=["local"], default="local")
     parser.add_argument("--peers", default="irspack,implicit")
     parser.add_argument("--epochs", type=int, default=8, help="of each peer; ours may take twice as many")
-    parser.add_argument("--solver", choices=["auto", "cg", "exact"], default="auto", help="ours")
+    parser.add_argument("--solver", choices=["auto", "cg", "subspace", "exact"], default="auto", help="ours")
     parser.add_argument("--init-scale", type=float, default=AlsParameters.init_scale, help="ours")
     parser.add_argument("--irspack-solvers", default="CG,CHOLESKY,IALSPP")
     parser.add_argument("--alpha0", type=float, default=0.1, help="beside irspack: weight of every pair")

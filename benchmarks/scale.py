@@ -167,6 +167,8 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
         }
         load = Load(fitted.users.n_ids, fitted.items.n_ids, fitted.n_observed, given.rank, given.epochs, given.k or 1)
         fitted.release()
+    # The pairs are written as numbers of four bytes.
+    load = replace(load, id_bytes=4)
     foretold = estimate(load, Cluster("this machine", 1, os.cpu_count() or 1), given.plan)
     told["foretold"] = {
         "pack": foretold.seconds["pack"],

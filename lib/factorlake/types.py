@@ -15,7 +15,7 @@ IntVector = NDArray[np.integer]
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
 Objective = Literal["implicit", "explicit"]
-Solver = Literal["auto", "cg", "exact"]
+Solver = Literal["auto", "cg", "subspace", "exact"]
 PlanName = Literal["auto", "local", "broadcast", "shuffle"]
 
 

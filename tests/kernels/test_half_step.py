@@ -15,6 +15,7 @@ from factorlake.kernels.half_step import SolvedBlock, segment_sums, solve_block
 from factorlake.kernels.half_step_numpy import solve_block_numpy
 from factorlake.kernels.observations import long_sums
 from factorlake.kernels.row_solvers import SEGMENT, TILE
+from factorlake.kernels.subspace import SUBSPACE
 from tests.reference.als import solve_row
 
 # float32 products of at most a few hundred observations on systems with condition up to about 1e3.
@@ -162,7 +163,7 @@ def test_exact_solves_equal_the_loop_oracle_on_any_shape(
     np.testing.assert_allclose(got, oracle(arguments), rtol=DOUBLE, atol=DOUBLE)
 
 
-@pytest.mark.parametrize("solver", ["cg", "exact", "residual"])
+@pytest.mark.parametrize("solver", ["cg", "subspace", "exact", "residual"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
 def test_compiled_kernels_equal_their_numpy_twin(solver: Any, biased: bool, dtype: type, tolerance: float) -> None:
@@ -176,7 +177,7 @@ def test_compiled_kernels_equal_their_numpy_twin(solver: Any, biased: bool, dtyp
 
 def test_a_number_for_all_observations_equals_that_number_for_each() -> None:
     arguments = block([5, 0, 40], rank=6)
-    for solver in ("cg", "exact", "residual"):
+    for solver in ("cg", "subspace", "exact", "residual"):
         shared = arguments | {"confidence": 2.0, "target": 0.5}
         each = arguments | {"confidence": np.full(45, 2.0), "target": np.full(45, 0.5)}
         one, other = solve_block(**shared, solver=solver), solve_block(**each, solver=solver)
@@ -225,6 +226,54 @@ def test_no_cg_step_raises_the_loss(seed: int, steps: int, biased: bool) -> None
     assert more <= fewer * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("rank", [1, 6, 16, 20, 32, 37])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
+def test_a_sweep_solves_its_blocks_of_coordinates_in_turn(
+    rank: int, biased: bool, dtype: type, tolerance: float
+) -> None:
+    arguments = block([1, 5, 60, 300], rank, dtype=dtype, biased=biased and rank > 1)
+    swept = solve_block(**arguments, solver="subspace").factors
+    if rank <= SUBSPACE:
+        np.testing.assert_allclose(swept, oracle(arguments), rtol=tolerance, atol=tolerance)
+    else:
+        assert_close(
+            solve_block(**arguments, solver="subspace"), solve_block_numpy(**arguments, solver="subspace"), tolerance
+        )
+    # The last block's own gradient is zero: no other block has moved since.
+    last = (rank - 1) // SUBSPACE * SUBSPACE
+    wide = {name: arguments[name].astype(np.float64) for name in ("factors", "confidence", "target")}
+    for row, x in enumerate(swept.astype(np.float64)):
+        part = slice(arguments["row_ptr"][row], arguments["row_ptr"][row + 1])
+        f = wide["factors"][arguments["neighbours"][part]]
+        offset = 0.0 if arguments["offset"] is None else arguments["offset"][arguments["neighbours"][part]]
+        diagonal = arguments["base_diagonal"] + arguments["ridge"][row] * arguments["mask"]
+        pull = f.T @ (wide["confidence"][part] * (wide["target"][part] - offset - f @ x)) - diagonal * x
+        size = (np.abs(f).T @ (wide["confidence"][part] * (1 + np.abs(f) @ np.abs(x))))[last:].max()
+        assert np.abs(pull[last:]).max() <= tolerance * size
+
+
+@given(seed=st.integers(0, 2**16), rank=st.integers(1, 40), biased=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_sweep_raises_the_loss(seed: int, rank: int, biased: bool) -> None:
+    arguments = block([1, 4, 9, 50], rank, seed=seed, biased=biased and rank > 1)
+    losses = [whole_loss(arguments, arguments["warm"])]
+    for _ in range(5):
+        arguments["warm"] = solve_block(**arguments, solver="subspace").factors
+        losses.append(whole_loss(arguments, arguments["warm"]))
+    # Float64 sums of about 100 terms.
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(losses))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_enough_sweeps_reach_the_exact_solution(biased: bool) -> None:
+    arguments = block([1, 5, 60, 300], rank=20, biased=biased)
+    exact = solve_block(**arguments, solver="exact").factors
+    for _ in range(1000):
+        arguments["warm"] = solve_block(**arguments, solver="subspace").factors
+    np.testing.assert_allclose(arguments["warm"], exact, rtol=1e-8, atol=1e-8)
+
+
 def test_cg_reports_the_loss_of_the_state_before_and_exact_of_the_state_after() -> None:
     arguments = block([3, 0, 20, 70], rank=5)
     before, after = solve_block(**arguments, solver="cg"), solve_block(**arguments, solver="exact")
@@ -236,7 +285,7 @@ def test_cg_reports_the_loss_of_the_state_before_and_exact_of_the_state_after() 
     assert looked.observed_loss == pytest.approx(before.observed_loss, rel=1e-14)
 
 
-@pytest.mark.parametrize("solver", ["cg", "exact"])
+@pytest.mark.parametrize("solver", ["cg", "subspace", "exact"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
 def test_a_row_longer_than_a_tile_is_solved_exactly_by_either_solver(
     solver: Any, dtype: type, tolerance: float
@@ -245,11 +294,11 @@ def test_a_row_longer_than_a_tile_is_solved_exactly_by_either_solver(
     wanted = oracle(arguments)[1]
     solved = solve_block(**arguments, solver=solver, steps=1)
     np.testing.assert_allclose(solved.factors[1], wanted, rtol=tolerance, atol=tolerance)
-    state = arguments["warm"].astype(np.float64) if solver == "cg" else solved.factors.astype(np.float64)
+    state = (solved.factors if solver == "exact" else arguments["warm"]).astype(np.float64)
     assert solved.observed_loss == pytest.approx(loss_of(arguments, state), rel=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["cg", "exact"])
+@pytest.mark.parametrize("solver", ["cg", "subspace", "exact"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_row_gets_the_same_bits_in_any_block(solver: Any, dtype: type) -> None:
     lengths = [3, 0, 12, 1, 40, TILE + 5, 7, 2, 100]
@@ -277,7 +326,7 @@ def test_arrays_mapped_read_only_or_unaligned_give_the_same_bits() -> None:
     assert np.array_equal(solve_block(**arguments | {"factors": shifted}, solver="cg").factors, one)
 
 
-@pytest.mark.parametrize("solver", ["cg", "exact", "residual"])
+@pytest.mark.parametrize("solver", ["cg", "subspace", "exact", "residual"])
 def test_no_rows_give_an_empty_matrix(solver: Any) -> None:
     solved = solve_block(**block([], rank=4), solver=solver)
     assert solved.factors.shape == (0, 4)
@@ -307,7 +356,7 @@ def test_cg_without_a_start_is_refused() -> None:
         solve_block(**block([2], rank=2) | {"warm": None}, solver="cg")
 
 
-@pytest.mark.parametrize("solver", ["cg", "exact"])
+@pytest.mark.parametrize("solver", ["cg", "subspace", "exact"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
 def test_a_row_summed_in_segments_elsewhere_gets_the_bits_of_one_summed_in_its_block(

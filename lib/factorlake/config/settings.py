@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from factorlake.errors import ConfigError
 from factorlake.paths import resolved
-from factorlake.types import PlanName
+from factorlake.types import PlanName, Solver
 
 SHARED_TABLES = (
     "raw_events",
@@ -280,8 +280,9 @@ class TrainSettings(Section):
     """Most epochs (each one user and one item half step)."""
     init_scale: Positive = 0.3
     """Standard deviation of the initial factors times √rank."""
-    solver: Literal["auto", "cg", "exact"] = "auto"
-    """Row solver. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
+    solver: Solver = "auto"
+    """Row solver. cg: conjugate-gradient steps from the row as it was; subspace: its coordinates by sixteen, each once
+    (iALS++); exact. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
     cg_steps: int = Field(default=2, ge=1, le=64)
     """Conjugate-gradient steps per row and half step."""
     plan: PlanName = "auto"

@@ -15,8 +15,9 @@ from .conjugate_gradients import cg_rows
 from .observations import LongSums, RowRidge, long_sums, observations
 from .residuals import residual_rows
 from .row_solvers import add_segment, exact_rows
+from .subspace import subspace_rows
 
-RowSolver = Literal["cg", "exact", "residual"]
+RowSolver = Literal["cg", "subspace", "exact", "residual"]
 
 
 class SolvedBlock(NamedTuple):
@@ -25,7 +26,7 @@ class SolvedBlock(NamedTuple):
     factors: FloatMatrix
     """(n_rows, rank), in the precision of the fixed side."""
     observed_loss: float
-    """Σ c (t − o − x·f)²: of the state before under cg and residual, after under exact."""
+    """Σ c (t − o − x·f)²: of the state after under exact, before under the others."""
     residual_sum: float
     """Σ c (t − o − x·f) of that same state."""
     jitters: int
@@ -61,8 +62,8 @@ def solve_block(
     factors : (n_other, rank) the fixed side; float32 or float64, which is the precision of all products.
     warm : (n_rows, rank) the rows' present factors; None where the solver is exact.
     base_diagonal, mask : (rank,); ridge : (n_rows,).
-    solver : cg (``steps`` steps from ``warm``), exact, or residual (nothing is solved, only the loss is
-        taken).
+    solver : cg (``steps`` steps from ``warm``), subspace (one sweep from ``warm``), exact, or residual (nothing is
+        solved, only the loss is taken).
     offset : (n_other,) subtracted from the target of each observation, or None.
     first_row : position of the block's first row on its side, to name a bad row.
     known : sums of the rows longer than SEGMENT, as `segment_sums` makes them; without them those rows are summed here,
@@ -90,6 +91,9 @@ def solve_block(
     elif solver == "cg":
         solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
         failed = cg_rows(observed, system, known, read_only(warm, dtype), steps, solved, sums)
+    elif solver == "subspace":
+        solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
+        failed = subspace_rows(observed, system, known, read_only(warm, dtype), solved, sums)
     else:
         solved = np.array(warm, dtype=dtype)
         residual_rows(observed, read_only(warm, dtype), sums)

@@ -10,6 +10,7 @@ from factorlake.types import FloatMatrix, FloatVector
 
 from .half_step import RowSolver, SolvedBlock
 from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, TILE
+from .subspace import SUBSPACE
 
 
 def solve_block_numpy(
@@ -41,7 +42,7 @@ def solve_block_numpy(
         f, c, t = factors[neighbours[part]], c_all[part], t_all[part]
         diagonal = base_diagonal + ridge[row] * mask
         reported = solved[row]
-        if len(f) and (solver == "exact" or (solver == "cg" and len(f) > TILE)):
+        if len(f) and (solver == "exact" or (solver in ("cg", "subspace") and len(f) > TILE)):
             solution, taken = _exact(f, c, t, diagonal)
             if solution is None:
                 raise NumericalError(
@@ -52,6 +53,8 @@ def solve_block_numpy(
             jitters += taken
         elif len(f) and solver == "cg" and warm is not None:
             solved[row] = _descend(f, c, t, diagonal.astype(factors.dtype), warm[row], steps)
+        elif len(f) and solver == "subspace" and warm is not None:
+            solved[row] = _sweep(f, c, t, diagonal.astype(factors.dtype), warm[row])
         elif solver == "residual" and warm is not None:
             solved[row] = warm[row]
         if warm is not None and solver != "exact":
@@ -103,4 +106,18 @@ def _descend(
         next_descent = residual @ (scale * residual)
         direction = scale * residual + next_descent / descent * direction
         descent = next_descent
+    return x
+
+
+def _sweep(f: FloatMatrix, c: FloatVector, t: FloatVector, diagonal: FloatVector, start: FloatVector) -> FloatVector:
+    """Solve (D + Σ c f fᵀ) x = Σ c t f for SUBSPACE coordinates after the other, each once."""
+    x = np.array(start, dtype=f.dtype)
+    e = t - f @ x
+    for first in range(0, len(x), SUBSPACE):
+        part = slice(first, first + SUBSPACE)
+        own = f[:, part]
+        matrix = own.T @ (own * c[:, None]) + np.diag(diagonal[part])
+        step = np.linalg.solve(matrix.astype(np.float64), own.T @ (c * e) - diagonal[part] * x[part])
+        x[part] += step
+        e = e - own @ step.astype(f.dtype)
     return x

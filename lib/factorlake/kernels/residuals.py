@@ -119,7 +119,8 @@ def first_pass(
 ) -> None:
     """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], in float64; e = t − o − x·f.
 
-    With ``keep`` the factors stay in ``gathered``, Σ c e f is added to ``residual`` and Σ c f² to ``bends``.
+    With ``keep`` the factors stay in ``gathered``, whose target becomes e; Σ c e f is added to ``residual`` and Σ c f²
+    to ``bends``.
 
     x, residual and bends have the padded width; ``gathered`` holds the row's c and t − o already.
     """
@@ -183,6 +184,7 @@ def first_pass(
         squares = multiply_add(wide, widen(e), squares)
         signed = add(signed, wide)
         if keep:
+            store(gathered.target, i, e)
             ce_0, ce_1, ce_2, ce_3 = spread_0(ce), spread_1(ce), spread_2(ce), spread_3(ce)
             c_0, c_1, c_2, c_3 = spread_0(c), spread_1(c), spread_2(c), spread_3(c)
             for v in range(vectors):

@@ -1,7 +1,7 @@
 """Exact row solvers: one small least-squares system per user or item.
 
-Compiled kernels that use this file (conjugate_gradients.py) are cached by their own file: a change here asks for one
-there too.
+Compiled kernels that use this file (conjugate_gradients.py, subspace.py) are cached by their own file: a change here
+asks for one there too.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _substitute(upper: FloatVector, size: int, solution: FloatVector) -> None:
 
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def _solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: FloatVector) -> int:
+def solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: FloatVector) -> int:
     """Overwrite b with A⁻¹b and return how many ridge jitters it took, or −1 if no jitter was enough.
 
     A matrix that rounding made indefinite gets a growing ridge: 1e-10, 1e-9, ... 10 times its mean diagonal.
@@ -179,7 +179,7 @@ def _solve_dual_row(
     system = np.dot(rows, rows.T)
     for i in range(n):
         system[i, i] += 1.0
-    jitters = _solve_cholesky(system, n, upper, dual)
+    jitters = solve_cholesky(system, n, upper, dual)
     back = np.zeros(rank)
     for i in range(n):
         for a in range(rank):
@@ -281,7 +281,7 @@ def solve_primal_row(
                 for b in range(a, rank):
                     matrix[a, b] += total[a, b]
                 solution[a] = total[a, rank]
-    return _solve_cholesky(matrix, rank, upper, solution)
+    return solve_cholesky(matrix, rank, upper, solution)
 
 
 @njit(cache=True, nogil=True)

@@ -208,7 +208,7 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
         return self._set(blockSize=value)
 
     def setSolver(self, value: str) -> Self:
-        """Set how rows are solved: auto, cg or exact."""
+        """Set how rows are solved: auto, cg, subspace or exact."""
         return self._set(solver=value)
 
     def setUnobservedWeight(self, value: float) -> Self:

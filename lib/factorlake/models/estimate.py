@@ -26,10 +26,14 @@ LISTS_PER_PRODUCT = 2 / 30e9 * 0.45
 JOB_SECONDS = 0.2
 JOBS_PER_EPOCH: dict[str, int] = {"local": 0, "broadcast": 2, "shuffle": 4}
 
-PYTHON = 0.4 * GIB
+PYTHON = 0.2 * GIB
 """A Python process with NumPy, numba and Arrow."""
 CODES, PLACED, NEIGHBOURS = 8, 16, 4
 """Bytes of a pair: as two codes, as two positions by block both ways, as a neighbour in a block."""
+ENCODED = 20
+"""Bytes of a pair while a partition's ids become codes, beside its ids as they came."""
+PAIRS_OF_PARTITION = 25_000_000
+"""Most pairs of a partition: Spark reads 128 MiB of files with a task, and a pair takes some five bytes there."""
 ROW_OF_LIST = 30
 ROW_OF_FACTORS = 40
 
@@ -45,9 +49,11 @@ class Load:
     rank: int
     epochs: int
     k: int
+    id_bytes: int = 12
+    """Of an id in Arrow's memory: of a string its bytes and four more."""
 
     def __post_init__(self) -> None:
-        for name in ("users", "items", "pairs", "rank", "epochs", "k"):
+        for name in ("users", "items", "pairs", "rank", "epochs", "k", "id_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -138,8 +144,9 @@ def estimate(load: Load, cluster: Cluster, plan: PlanName = "auto") -> Estimate:
     cores = cluster.workers * cluster.cores
     pairs_of_block = load.pairs / number_of_blocks(load.pairs)
     rows = max(load.users, load.items) * load.rank * 4
+    encoding = min(load.pairs / cores, PAIRS_OF_PARTITION) * (ENCODED + 2 * load.id_bytes)
     if plan == "local":
-        driver, worker = PYTHON + local_memory(load), cluster.cores * (PYTHON + load.pairs / cores * 2 * CODES)
+        driver, worker = PYTHON + local_memory(load), cluster.cores * (PYTHON + encoding)
         disk = load.pairs * CODES
     else:
         # A block's pairs, gathered and sorted while it is packed.
@@ -148,7 +155,7 @@ def estimate(load: Load, cluster: Cluster, plan: PlanName = "auto") -> Estimate:
         seen = 0 if plan == "broadcast" else 2 * min(rows, pairs_of_block * load.rank * 4)
         shared = rows if plan == "broadcast" else 0
         driver = PYTHON + (4 * load.factors if plan == "broadcast" else 0)
-        worker = cluster.cores * (PYTHON + block + seen) + shared
+        worker = max(cluster.cores * (PYTHON + encoding), cluster.cores * (PYTHON + block + seen) + shared)
         disk = load.pairs * (PLACED + max(CODES, 2 * NEIGHBOURS)) + (6 if plan == "shuffle" else 2) * load.factors
     # Users are solved on all events, and lists made, with all items at hand: the driver numbers and ships them, each
     # worker's process turns them in float64.

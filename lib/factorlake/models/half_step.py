@@ -54,7 +54,7 @@ class BlockSums:
     """What a half step tells of one block. Sums over blocks are taken in block order."""
 
     observed_loss: float
-    """Of the state before under cg and residual, after under exact."""
+    """Of the state after under exact, before under the other solvers."""
     residual_sum: float
     """Σ (t − prediction) of that same state."""
     regularization_loss: float
