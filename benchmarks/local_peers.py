@@ -231,7 +231,12 @@ def compare(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     figures: dict[str, Any] = {"pairs": pairs.nnz, "packing_seconds": packing, "irspack": {}}
     ratios: dict[str, Any] = {}
     shared = AlsParameters(
-        rank=given.rank, epochs=2 * given.epochs, tolerance=None, solver=given.solver, init_scale=given.init_scale
+        rank=given.rank,
+        epochs=2 * given.epochs,
+        tolerance=None,
+        solver=given.solver,
+        init_scale=given.init_scale,
+        relaxation=given.relaxation,
     )
     wanted = given.peers.split(",")
     parameters = replace(shared, regularization=given.regularization, nu=1.0, alpha0=given.alpha0)
@@ -303,6 +308,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of each peer; ours may take twice as many")
     parser.add_argument("--solver", choices=["auto", "cg", "subspace", "exact"], default="auto", help="ours")
     parser.add_argument("--init-scale", type=float, default=AlsParameters.init_scale, help="ours")
+    parser.add_argument("--relaxation", type=float, default=AlsParameters.relaxation, help="ours; 1: none")
     parser.add_argument("--irspack-solvers", default="CG,CHOLESKY,IALSPP")
     parser.add_argument("--alpha0", type=float, default=0.1, help="beside irspack: weight of every pair")
     parser.add_argument("--regularization", type=float, default=0.002, help="beside irspack: λ, scaled by count")

@@ -237,6 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--own-epochs", type=int, default=None, help="of ours; as many and two more where not given")
     parser.add_argument("--repeat", type=int, default=3, help="trainings of ours, whose medians count")
     parser.add_argument("--init-scale", type=float, default=AlsParameters.init_scale, help="ours")
+    parser.add_argument("--relaxation", type=float, default=AlsParameters.relaxation, help="ours; 1: none")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="8g")
     given = parser.parse_args(arguments)
@@ -248,6 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
         alpha0=1.0,
         regularization=given.regularization,
         init_scale=given.init_scale,
+        relaxation=given.relaxation,
         epochs=given.own_epochs or given.epochs + 2,
         tolerance=None,
     )

@@ -135,6 +135,33 @@ def test_no_half_step_raises_the_loss(parameters: AlsParameters, rating: str, so
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)
+@pytest.mark.parametrize("relaxation", [1.5, 1.99])
+def test_over_relaxation_gives_back_its_square_of_what_a_half_step_lowered(
+    parameters: AlsParameters, rating: str, relaxation: float
+) -> None:
+    problem = small_problem(rating)
+    chosen = replace(parameters, solver="cg", epochs=3, double_precision=True, tolerance=None)
+    plain, relaxed = (fit(problem, replace(chosen, relaxation=omega)).trace for omega in (1.0, relaxation))
+    losses = [{(row.epoch, row.side): row.loss for row in trace if row.state == "before"} for trace in (plain, relaxed)]
+    # It begins with the users of the third epoch, so that all is equal until then.
+    assert all(losses[0][key] == losses[1][key] for key in losses[0] if key != (3, "item"))
+    before, solved, moved = losses[0][3, "user"], losses[0][3, "item"], losses[1][3, "item"]
+    # f(x₀ + ω (x − x₀)) = f(x) + (ω − 1)² (f(x₀) − f(x)): conjugate gradients stop at the lowest point of the line.
+    assert solved < before
+    assert moved == pytest.approx(solved + (relaxation - 1) ** 2 * (before - solved), rel=1e-12)
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES[:4])
+def test_over_relaxation_takes_fewer_epochs(parameters: AlsParameters, rating: str) -> None:
+    problem = small_problem(rating)
+    chosen = replace(parameters, solver="cg", epochs=12, tolerance=None)
+    plain, relaxed = (fit(problem, replace(chosen, relaxation=omega)) for omega in (1.0, 1.5))
+    assert relaxed.loss < plain.loss
+    # It is as low some epochs earlier.
+    assert min(row.epoch for row in relaxed.trace if row.loss <= plain.trace[-2].loss) <= 10
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
 def test_no_exact_half_step_in_float32_raises_the_loss_by_more_than_1e_6(
     parameters: AlsParameters, rating: str
 ) -> None:

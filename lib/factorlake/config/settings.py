@@ -285,6 +285,9 @@ class TrainSettings(Section):
     (iALS++); exact. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
     cg_steps: int = Field(default=2, ge=1, le=64)
     """Conjugate-gradient steps per row and half step."""
+    relaxation: float = Field(default=1.5, ge=1, lt=2)
+    """Over-relaxation under cg from the third epoch on: how far a row goes, in steps from its last value to the solved
+    one. 1: just there."""
     plan: PlanName = "auto"
     """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side; shuffle: rows
     of both sides lie in files of the root, and each task reads those its blocks need. auto picks by size."""

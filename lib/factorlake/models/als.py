@@ -35,6 +35,8 @@ from .weighting import ridge_weights
 
 log = logging.getLogger(__name__)
 
+RELAXED_FROM = 3
+"""First epoch with over-relaxation: before, factors are far from where they go, and a step beyond leads astray."""
 FAST_FALL = 0.01
 """After an epoch that lowered the objective by more than this share, ``auto`` takes one more CG step."""
 
@@ -126,6 +128,11 @@ class _Training(Generic[R]):
         falls_fast = len(losses) > 1 and _relative_fall(losses) > FAST_FALL
         return self.parameters.cg_steps + int(self.parameters.solver == "auto" and falls_fast)
 
+    def _relaxation(self, epoch: int) -> float:
+        # Conjugate gradients end at the lowest point of the line from where they began, so that a step beyond it, less
+        # than twice as far, still lowers the objective; of a sweep that does not hold.
+        return self.parameters.relaxation if self.solver == "cg" and epoch >= RELAXED_FROM else 1.0
+
     def _start(self, start: tuple[R, R] | None) -> State[R]:
         problem = self.problem
         mean = problem.rating_sum / problem.n_obs if self.parameters.has_biases and problem.n_obs else 0.0
@@ -174,6 +181,7 @@ class _Training(Generic[R]):
             solver=self.solver,
             steps=steps,
             mean=state.mean,
+            relaxation=self._relaxation(epoch),
             turn=basis,
         )
         rows, sums = self.plan.half_step(task, fixed.rows, None if self.solver == "exact" else own.rows)

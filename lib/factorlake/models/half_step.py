@@ -35,6 +35,9 @@ class HalfStepTask:
     steps: int
     mean: float
     """μ, which the targets of a model with biases are less; else 0."""
+    relaxation: float = 1.0
+    """ω: a solved row x goes on to x₀ + ω (x − x₀), x₀ its present factors; not with the solver exact, which knows
+    none."""
     turn: NDArray[np.float64] | None = None
     """(width, width) basis of the fixed rows, into which the solved side's present rows are yet to be turned."""
 
@@ -189,10 +192,13 @@ def solve_one_block(
         first_row=block.first_row,
         known=known,
     )
-    return solved.factors, BlockSums(
+    factors = solved.factors
+    if warm is not None and task.relaxation != 1:
+        factors = factors + factors.dtype.type(task.relaxation - 1) * (factors - warm)
+    return factors, BlockSums(
         observed_loss=solved.observed_loss,
         residual_sum=solved.residual_sum,
-        regularization_loss=regularization_loss(solved.factors, ridge, parameters),
-        gram=block_gram(solved.factors, block.first_row) if parameters.objective == "implicit" else None,
+        regularization_loss=regularization_loss(factors, ridge, parameters),
+        gram=block_gram(factors, block.first_row) if parameters.objective == "implicit" else None,
         jitters=solved.jitters,
     )

@@ -39,6 +39,8 @@ class AlsParameters:
     """auto: for the implicit objective cg with a third step while the objective falls fast; for the explicit
     exact."""
     cg_steps: int = 2
+    relaxation: float = 1.5
+    """ω of over-relaxation from the third epoch on, under the solver cg; 1: none."""
     seed: int = 7
     tolerance: float | None = 1e-4
     """Least relative gain of an epoch that counts as progress; None: every epoch runs."""
@@ -50,11 +52,13 @@ class AlsParameters:
     def __post_init__(self) -> None:
         at_least = {
             "rank": 1, "regularization": 0, "nu": 0, "alpha0": 0, "bias_regularization": 0, "epochs": 1,
-            "init_scale": 0, "cg_steps": 1, "patience": 1,
+            "init_scale": 0, "cg_steps": 1, "relaxation": 1, "patience": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.relaxation < 2:
+            raise ConfigError(f"relaxation must be less than 2, got {self.relaxation}: rows would move on for ever")
         if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(f"alpha must be greater than 0, got {self.alpha}; leave it out for weight |r|")
         if self.has_biases and not self.bias_regularization > 0:

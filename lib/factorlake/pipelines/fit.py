@@ -29,6 +29,7 @@ def als_parameters(settings: Settings) -> AlsParameters:
         bias_regularization=t.bias_regularization,
         epochs=t.epochs,
         init_scale=t.init_scale,
+        relaxation=t.relaxation,
         solver=t.solver,
         cg_steps=t.cg_steps,
         seed=settings.seed,
