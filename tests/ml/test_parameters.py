@@ -114,7 +114,7 @@ def test_a_copy_has_its_own_values_and_the_same_uid_and_start(spark: SparkSessio
         ({"maxIter": 0}, "maxIter is 0"),
         ({"regParam": -1.0}, "regularization must be at least 0"),
         ({"implicitPrefs": True, "alpha": 0.0}, "alpha is 0.0"),
-        ({"solver": "magic"}, "auto, cg, exact"),
+        ({"solver": "magic"}, "auto, cg, subspace, exact"),
         ({"plan": "moon"}, "auto, local, broadcast"),
         ({"coldStartStrategy": "guess"}, "'nan' or 'drop'"),
         ({"biases": True, "biasRegParam": 0.0}, "bias_regularization"),
