@@ -116,9 +116,8 @@ def _from_files(context: Context, side: str, source: AttributeSource, result: Jo
             raise DataRefusedError(f"{look.file.path} cannot be read: {look.problem}. Mend or remove it")
         check_columns(look.file.path, look.columns, required)
     records = read_records(context.spark, files)
-    rows = records.withColumn(
-        "id", read_id(stripped(raw_text(id_column)), raw_text(id_column), context.settings.events)
-    )
+    text = raw_text(id_column)
+    rows = records.withColumn("id", read_id(stripped(text), text, context.settings.events))
     tally = rows.agg(
         F.count(F.lit(1)).alias("records"),
         F.count("defect").alias("broken"),
