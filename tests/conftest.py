@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 # Test tables are small: planning and compiling cost more than the rows. The short-lived JVMs that tests start stop at
 # the quick compiler and collect garbage without a background. The shared session's lives long enough to gain from the
 # slow one (the quick one alone also has room for 48 MiB of code only, which an hour of tests overflows); it interprets
-# its plans and never plans anew between stages. The whole pipeline under spark-submit (tests/jobs) runs with generated
-# code and adaptive plans, and must leave the same tables.
+# its plans, never plans anew between stages, takes small pages of memory, and spares Hadoop's and Delta's own checksums
+# beside each file, which start a process per look at it. The whole pipeline under spark-submit (tests/jobs) runs with
+# generated code, adaptive plans, large pages and checksums, and must leave the same tables.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC")
 SHARED_JVM = "-XX:+UseParallelGC"
 QUICK_PLANS = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
+    "spark.buffer.pageSize": "1m",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.databricks.delta.writeChecksumFile.enabled": "false",
+    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
 }
 
 

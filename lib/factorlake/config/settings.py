@@ -282,7 +282,7 @@ class TrainSettings(Section):
     """Standard deviation of the initial factors times √rank."""
     solver: Solver = "auto"
     """Row solver. cg: conjugate-gradient steps from the row as it was; subspace: its coordinates by sixteen, each once
-    (iALS++); exact. auto: cg for implicit (a third step while the objective falls fast), exact for explicit."""
+    (iALS++); exact. auto: cg, with one more step while the objective falls fast."""
     cg_steps: int = Field(default=2, ge=1, le=64)
     """Conjugate-gradient steps per row and half step."""
     relaxation: float = Field(default=1.5, ge=1, lt=2)

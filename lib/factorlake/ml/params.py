@@ -59,8 +59,9 @@ class EstimatorParams(_ALSParams, ModelParams):
     solver: Param[str] = Param(
         Params._dummy(),
         "solver",
-        "how a row's system is solved: 'exact', 'cg' (a few conjugate-gradient steps from the last epoch's row) or "
-        "'auto' (cg for implicit ratings, exact for explicit ones).",
+        "how a row's system is solved: 'exact', 'cg' (a few conjugate-gradient steps from the last epoch's row), "
+        "'subspace' (16 coordinates after the other, each block solved once) or 'auto' (cg, with one more step while "
+        "the objective falls fast).",
         typeConverter=TypeConverters.toString,
     )
     unobservedWeight: Param[float] = Param(

@@ -78,10 +78,7 @@ class _Training(Generic[R]):
         self.parameters = parameters
         self.on_half_step = on_half_step
         self.trace: list[TraceRow] = []
-        chosen = parameters.solver
-        if chosen == "auto":
-            chosen = "cg" if parameters.objective == "implicit" else "exact"
-        self.solver: RowSolver = chosen
+        self.solver: RowSolver = "cg" if parameters.solver == "auto" else parameters.solver
 
     def run(
         self,

@@ -36,8 +36,7 @@ class AlsParameters:
     init_scale: float = 0.3
     """Standard deviation of an initial factor entry times √rank."""
     solver: Solver = "auto"
-    """auto: for the implicit objective cg with a third step while the objective falls fast; for the explicit
-    exact."""
+    """auto: cg, with one more step while the objective falls fast."""
     cg_steps: int = 2
     relaxation: float = 1.5
     """ω of over-relaxation from the third epoch on, under the solver cg; 1: none."""

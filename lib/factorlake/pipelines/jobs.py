@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import secrets
@@ -15,6 +14,7 @@ from typing import Any
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from factorlake.background import import_beside
 from factorlake.config.settings import Settings
 from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError
 from factorlake.pipelines.context import Context, JobResult, Progress
@@ -38,9 +38,8 @@ class Job:
     own: tuple[str, ...] = ()
 
     @property
-    def pipeline(self) -> Callable[..., JobResult]:
-        function: Callable[..., JobResult] = importlib.import_module(f"factorlake.pipelines.{self.verb}").run
-        return function
+    def module(self) -> str:
+        return f"factorlake.pipelines.{self.verb}"
 
 
 JOBS = {
@@ -102,10 +101,12 @@ def execute(
     try:
         with ExitStack() as held:
             lease = _take_leases(held, job, lake, run_id)
+            # The JVM starts in a process of its own, which takes as long as these modules.
+            module = import_beside(job.module)
             spark = open_session()
             context = Context(spark, settings, lake, run_id, progress, conf_dir, lease)
             with job_settings(spark):
-                result = job.pipeline(context, **(options or {}))
+                result = module.result().run(context, **(options or {}))
     except FactorlakeError as error:
         result = JobResult(exit_code=error.exit_code, reason=str(error))
     except PySparkException as error:

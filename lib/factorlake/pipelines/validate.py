@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from factorlake.background import import_beside
 from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError, FactorlakeError
 from factorlake.pipelines import batches as state
 from factorlake.pipelines import dictionaries
 from factorlake.pipelines.batches import BatchStates, Decision
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest_ledger import Ledger
-from factorlake.quality.expectations import Finding, load_soon, read_suite, run_suite
+from factorlake.quality.expectations import Finding, read_suite, run_suite
 from factorlake.quality.gate import judge_batch
 from factorlake.quality.metrics import BatchMetrics, check_accounting, measure
 from factorlake.quality.rules import check_rules, judge_rows, reason_names, rules_hash
@@ -61,7 +62,8 @@ def run(context: Context, accept: str | None = None) -> JobResult:
     refusals = []
     waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
     if waiting and settings.validation.expectations:
-        load_soon()
+        # What `run_suite` will need; an import that fails is told there.
+        import_beside("great_expectations")
     for batch in waiting:
         context.progress(f"validating batch {batch} ({ingested[batch]:,} rows)")
         decision = _settle(context, batch, ingested[batch], states, result, accepted=batch == accept)

@@ -7,9 +7,7 @@ no value of a row.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +59,6 @@ def read_suite(name: str, conf_dir: str) -> list[dict[str, Any]]:
     ):
         raise ConfigError(f"the suite {path} must be a list of mappings, each with a `type`")
     return suite
-
-
-def load_soon() -> None:
-    """Import Great Expectations beside what the caller does next: of the seconds that takes, most pass while Spark
-    works. An import that fails is told by `run_suite`."""
-
-    def load() -> None:
-        with contextlib.suppress(Exception):
-            import great_expectations  # noqa: F401
-
-    threading.Thread(target=load, name="load great_expectations", daemon=True).start()
 
 
 def run_suite(rows: DataFrame, suite: list[dict[str, Any]], docs_folder: str | None = None) -> list[Finding]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError, FactorlakeError
 from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
@@ -122,9 +121,7 @@ def conform(frame: DataFrame, schema: TableSchema) -> DataFrame:
     missing = [field.name for field in schema.fields if field.name not in frame.columns]
     if missing:
         raise FactorlakeError(f"a frame for table {schema.name} lacks the columns {', '.join(missing)}")
-    return frame.select(
-        *(F.col(field.name).cast(field.dataType).alias(field.name, metadata=field.metadata) for field in schema.fields)
-    )
+    return frame.to(schema.fields)
 
 
 def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
