@@ -54,7 +54,7 @@ jars: $(VENV)/.installed
 
 classes: java jars
 	@$(BIN)/python -m factorlake.spark.class_archive $(CURDIR)/jobs/run_pipeline.py \
-	  --config $(CURDIR)/conf/base/demo.yaml --set demo.listeners=50 --set demo.tracks=50 --to train
+	  --config $(CURDIR)/conf/base/demo.yaml --set demo.listeners=50 --set demo.tracks=50
 
 demo: setup ## the whole pipeline on embedded data, into .demo
 	@rm -rf .demo
