@@ -97,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--own-regularization", type=float, default=0.05, help="λ of ours, scaled by count")
     parser.add_argument("--epochs", type=int, default=10, help="of the peer")
     parser.add_argument("--own-epochs", type=int, default=10, help="of ours, at most")
+    parser.add_argument("--solver", choices=["auto", "cg", "subspace", "exact"], default="auto", help="ours")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="8g")
     parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
@@ -112,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         rank=given.rank,
         regularization=given.own_regularization,
         epochs=given.own_epochs,
+        solver=given.solver,
         tolerance=None,
     )
     rmse: list[float] = []

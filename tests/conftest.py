@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # slow one (the quick one alone also has room for 48 MiB of code only, which an hour of tests overflows); it interprets
 # its plans, never plans anew between stages, takes small pages of memory, and spares Hadoop's and Delta's own checksums
 # beside each file, which start a process per look at it. The whole pipeline under spark-submit (tests/jobs) runs with
-# generated code, adaptive plans, large pages and checksums, and must leave the same tables.
+# all of that as Spark and Delta have it, and must leave the same tables.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC")
 SHARED_JVM = "-XX:+UseParallelGC"
 QUICK_PLANS = {
@@ -30,7 +30,6 @@ QUICK_PLANS = {
     "spark.buffer.pageSize": "1m",
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.databricks.delta.writeChecksumFile.enabled": "false",
-    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
 }
 

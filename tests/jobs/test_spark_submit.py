@@ -28,8 +28,17 @@ SUBMIT = [
     "--driver-memory",
     "1g",
 ]
-# Spark's own settings, which the demo's conf and the tests' session leave for the sake of speed.
-GENERATED_CODE = ("spark.sql.codegen.wholeStage=true", "spark.sql.codegen.factoryMode=FALLBACK")
+# Spark's and Delta's own settings, which the demo's conf and the tests' session leave for the sake of speed.
+OWN_SETTINGS = (
+    "spark.sql.codegen.wholeStage=true",
+    "spark.sql.codegen.factoryMode=FALLBACK",
+    "spark.sql.adaptive.enabled=true",
+    "spark.buffer.pageSize=64m",
+    "spark.databricks.delta.stats.skipping=true",
+    "spark.databricks.delta.snapshotPartitions=2",
+    "spark.databricks.delta.writeChecksumFile.enabled=true",
+    "spark.hadoop.fs.AbstractFileSystem.file.impl=org.apache.hadoop.fs.local.LocalFs",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def submit(folder: Path, job: str, *arguments: str, sets: list[str] | None = Non
 
 def test_the_whole_pipeline_runs_under_spark_submit_from_any_folder(demo_run: DemoRun, tmp_path: Path) -> None:
     root = tmp_path / "lake"
-    done = submit(tmp_path, "run_pipeline.py", sets=overrides(root, demo_run.log), conf=GENERATED_CODE)
+    done = submit(tmp_path, "run_pipeline.py", sets=overrides(root, demo_run.log), conf=OWN_SETTINGS)
     assert done.code == 0, done.stderr[-4000:]
     line = done.line
     assert line["run_id"].startswith("run-")

@@ -25,6 +25,7 @@ CASES = [
     pytest.param(replace(MODERN, rank=16), "one", id="modern"),
     pytest.param(replace(SPARK, rank=16, solver="exact"), "signed", id="Spark, exact"),
     pytest.param(replace(EXPLICIT, rank=7), "stars", id="explicit with biases"),
+    pytest.param(replace(EXPLICIT, rank=7, solver="exact"), "stars", id="explicit with biases, exact"),
     pytest.param(replace(MODERN, rank=20, solver="subspace"), "one", id="modern, subspace"),
 ]
 

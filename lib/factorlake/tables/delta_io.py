@@ -117,7 +117,8 @@ def version(spark: SparkSession, path: str) -> int:
 
 
 def conform(frame: DataFrame, schema: TableSchema) -> DataFrame:
-    """Select the schema's columns by name, with its types, comments and schema version."""
+    """Select the schema's columns by name, with its types (numbers widen; another kind of type is refused), comments
+    and schema version."""
     missing = [field.name for field in schema.fields if field.name not in frame.columns]
     if missing:
         raise FactorlakeError(f"a frame for table {schema.name} lacks the columns {', '.join(missing)}")
