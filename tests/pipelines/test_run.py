@@ -70,6 +70,12 @@ def test_every_record_is_accounted_for_as_it_was_planted(demo_run: DemoRun) -> N
     assert quarantine["reasons"].explode().value_counts().to_dict() == planted["quarantined"]
 
 
+def test_the_trace_names_the_solver_that_ran(demo_run: DemoRun) -> None:
+    trace = frame_of(demo_run, "main/training_trace")
+    told = set(trace[["state", "solver"]].itertuples(index=False, name=None))
+    assert told == {("before", "cg"), ("final", "exact")}
+
+
 def test_every_listener_has_exactly_k_tracks_and_none_already_heard(demo_run: DemoRun) -> None:
     lists = frame_of(demo_run, "main/recommendations")
     events = frame_of(demo_run, "interactions")

@@ -78,7 +78,7 @@ class _Training(Generic[R]):
         self.parameters = parameters
         self.on_half_step = on_half_step
         self.trace: list[TraceRow] = []
-        self.solver: RowSolver = "cg" if parameters.solver == "auto" else parameters.solver
+        self.solver: RowSolver = parameters.row_solver
 
     def run(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from factorlake.errors import ConfigError
 from factorlake.types import Objective, Solver
@@ -62,6 +63,11 @@ class AlsParameters:
             raise ConfigError(f"alpha must be greater than 0, got {self.alpha}; leave it out for weight |r|")
         if self.has_biases and not self.bias_regularization > 0:
             raise ConfigError("bias_regularization must be greater than 0 where there are biases")
+
+    @property
+    def row_solver(self) -> Literal["cg", "subspace", "exact"]:
+        """What ``solver`` stands for."""
+        return "cg" if self.solver == "auto" else self.solver
 
     @property
     def has_biases(self) -> bool:
