@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -96,7 +97,9 @@ def pack_files(
         total += of_block
     n_users, n_items = (int(block_ptr[side][-1]) for side in SIDES)
     problem = AlsProblem(n_users, n_items, sum(block.n_obs for block in stored["user"]), total)
-    users, items = (Positions(_ids_frame(spark, folder, side, block_ptr[side]), block_ptr[side]) for side in SIDES)
+    users, items = (
+        Positions(partial(_ids_frame, spark, folder, side, block_ptr[side]), block_ptr[side]) for side in SIDES
+    )
     return PackedFiles(problem, stored, users, items)
 
 

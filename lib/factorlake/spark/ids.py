@@ -5,7 +5,9 @@ Nothing here collects ids on the driver but a bounded sample for range boundarie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +23,15 @@ SAMPLED_IDS = 20_000
 class Positions:
     """The ids of one side in training order: by (64-bit hash, id)."""
 
-    frame: DataFrame
-    """id, hash, block, position."""
+    make_frame: Callable[[], DataFrame]
+    """Returns ``frame``; asked once, when that is first needed."""
     block_ptr: NDArray[np.int64]
     """(n_blocks + 1,) positions where logical blocks start; the last is the number of ids."""
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """id, hash, block, position."""
+        return self.make_frame()
 
     @property
     def n_ids(self) -> int:
@@ -53,7 +60,8 @@ def positions(ids: DataFrame, n_blocks: int) -> Positions:
     np.cumsum([sizes.get(block, 0) for block in range(n_blocks)], out=block_ptr[1:])
     in_block = F.row_number().over(Window.partitionBy("block").orderBy("hash", "id")) - 1
     offset = F.array(*(F.lit(value).cast("bigint") for value in block_ptr[:-1].tolist()))[F.col("block")]
-    return Positions(hashed.withColumn("position", (offset + in_block).cast("int")), block_ptr)
+    placed = hashed.withColumn("position", (offset + in_block).cast("int"))
+    return Positions(lambda: placed, block_ptr)
 
 
 def rank_new_ids(new_ids: DataFrame, first: int, count: int) -> DataFrame:

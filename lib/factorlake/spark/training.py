@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -205,12 +206,15 @@ class _Run:
         threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
         joined = join_parts(parts, threads)
         n_observed = len(joined.user)
+        # Few ask for the frames before the end, and to bring ids to Spark takes longer than to pack a small log.
+        beside = ThreadPoolExecutor(1)
+        n_blocks = number_of_blocks(n_observed)
+        users = _numbered(self.spark, joined.users, n_blocks, beside)
+        items = _numbered(self.spark, joined.items, n_blocks, beside)
+        beside.shutdown(wait=False)
         user_blocks, item_blocks = pack_positions(
             joined.user, joined.item, joined.values, joined.users.hashes, joined.items.hashes, threads
         )
-        n_blocks = number_of_blocks(n_observed)
-        users = _numbered(self.spark, joined.users, n_blocks)
-        items = _numbered(self.spark, joined.items, n_blocks)
         self._packed(n_observed, users, items)
         with LocalPlan(user_blocks, item_blocks, self.parameters, threads) as plan:
             model = self._on_driver(plan, users, items)
@@ -254,28 +258,32 @@ class _Run:
         )
 
 
-def _numbered(spark: SparkSession, ids: Ids, n_blocks: int) -> Positions:
+def _numbered(spark: SparkSession, ids: Ids, n_blocks: int, beside: Executor) -> Positions:
     block = block_of(ids.hashes, n_blocks)
-    columns = {
-        "id": ids.ids,
-        "hash": pa.array(ids.hashes),
-        "block": pa.array(block.astype(np.int32)),
-        "position": pa.array(np.arange(len(block), dtype=np.int32)),
-    }
-    frame = spark.createDataFrame(pa.table(columns))
-    return Positions(frame, np.searchsorted(block, np.arange(n_blocks + 1)))
+
+    def frame() -> DataFrame:
+        columns = {
+            "id": ids.ids,
+            "hash": pa.array(ids.hashes),
+            "block": pa.array(block.astype(np.int32)),
+            "position": pa.array(np.arange(len(block), dtype=np.int32)),
+        }
+        return spark.createDataFrame(pa.table(columns))
+
+    return Positions(beside.submit(frame).result, np.searchsorted(block, np.arange(n_blocks + 1)))
 
 
 @contextmanager
 def _kept(users: Positions, items: Positions) -> Iterator[tuple[Positions, Positions]]:
     """Keep the frames of positions, which name the rows of factors until those are written; give them up only when
     the fit inside fails."""
-    kept = Positions(keep(users.frame), users.block_ptr), Positions(keep(items.frame), items.block_ptr)
+    keep(users.frame)
+    keep(items.frame)
     try:
-        yield kept
+        yield users, items
     except BaseException:
-        for one in kept:
-            release(one.frame)
+        release(users.frame)
+        release(items.frame)
         raise
 
 
