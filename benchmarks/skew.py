@@ -37,7 +37,6 @@ from factorlake.models.half_step import (
     sum_segment,
 )
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.systems import base_diagonal
 from factorlake.models.threads import single_threaded_blas
 from factorlake.spark.session import open_session
 from factorlake.spark.training import Fitted, fit_pairs
@@ -92,7 +91,7 @@ def in_segments(neighbours: FloatMatrix, gram: NDArray[np.float64], parameters: 
     fixed = Fixed(neighbours @ basis.astype(np.float32), None)
     places = np.arange(n, dtype=np.int32)
     block = RatingBlock(0, np.array([0, n]), places, None, np.zeros(1, np.int64))
-    task = HalfStepTask("item", parameters, 0, base_diagonal(parameters, eigenvalues), "exact", 0, 0.0)
+    task = HalfStepTask("item", parameters, 0, parameters.alpha0 * eigenvalues, None, "exact", 0, 0.0)
     segments = segments_of(block.row_ptr)
     with single_threaded_blas():
         sums = [sum_segment(task, block, one, places[one.first : one.last], fixed) for one in segments]

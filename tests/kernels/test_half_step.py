@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 
 from factorlake.errors import NumericalError
 from factorlake.kernels.half_step import SolvedBlock, segment_sums, solve_block
@@ -163,7 +164,7 @@ def test_exact_solves_equal_the_loop_oracle_on_any_shape(
     np.testing.assert_allclose(got, oracle(arguments), rtol=DOUBLE, atol=DOUBLE)
 
 
-@pytest.mark.parametrize("solver", ["cg", "subspace", "exact", "residual"])
+@pytest.mark.parametrize("solver", ["cg", "subspace", "exact", "nonnegative", "residual"])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, DOUBLE), (np.float32, SINGLE)])
 def test_compiled_kernels_equal_their_numpy_twin(solver: Any, biased: bool, dtype: type, tolerance: float) -> None:
@@ -177,12 +178,56 @@ def test_compiled_kernels_equal_their_numpy_twin(solver: Any, biased: bool, dtyp
 
 def test_a_number_for_all_observations_equals_that_number_for_each() -> None:
     arguments = block([5, 0, 40], rank=6)
-    for solver in ("cg", "subspace", "exact", "residual"):
+    for solver in ("cg", "subspace", "exact", "nonnegative", "residual"):
         shared = arguments | {"confidence": 2.0, "target": 0.5}
         each = arguments | {"confidence": np.full(45, 2.0), "target": np.full(45, 0.5)}
         one, other = solve_block(**shared, solver=solver), solve_block(**each, solver=solver)
         assert np.array_equal(one.factors, other.factors)
         assert one.observed_loss == other.observed_loss
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_nonnegative_rows_equal_lawson_and_hanson(warm: bool) -> None:
+    arguments = block([1, 4, 9, 60, 300], rank=9, seed=6)
+    root = np.random.default_rng(7).standard_normal((9, 12))
+    common = root @ root.T
+    if not warm:
+        arguments["warm"] = None
+    solved = solve_block(**arguments, solver="nonnegative", steps=1000, base_matrix=common)
+    for row, (first, last) in enumerate(pairwise(arguments["row_ptr"])):
+        f = arguments["factors"][arguments["neighbours"][first:last]]
+        c, t = arguments["confidence"][first:last], arguments["target"][first:last]
+        matrix = common + np.diag(arguments["base_diagonal"] + arguments["ridge"][row] * arguments["mask"])
+        lower = np.linalg.cholesky(matrix + f.T @ (f * c[:, None]))
+        # |Lᵀx − L⁻¹b|² is xᵀAx − 2bᵀx and a constant.
+        wanted, _ = nnls(lower.T, np.linalg.solve(lower, f.T @ (c * t)))
+        assert 0 < np.sum(wanted == 0) < 9
+        # Sweeps end when they lower the row's objective by 1e-14 of it: its square root, and what condition adds.
+        np.testing.assert_allclose(solved.factors[row], wanted, atol=1e-6 * np.abs(wanted).max())
+    assert solved.observed_loss == pytest.approx(loss_of(arguments, solved.factors), rel=1e-9)
+
+
+def test_without_a_bound_coordinate_descent_ends_at_the_exact_solution() -> None:
+    arguments = block([4, 9, 60], rank=7, seed=8) | {"mask": np.zeros(7)}
+    solved = solve_block(**arguments, solver="nonnegative", steps=1000).factors
+    assert solved.min() < 0
+    # As above.
+    np.testing.assert_allclose(solved, oracle(arguments), atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**16), sweeps=st.integers(1, 4), biased=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_sweep_raises_the_loss_or_leaves_the_bounds(seed: int, sweeps: int, biased: bool) -> None:
+    arguments = block([1, 4, 9, 50], rank=7, seed=seed, biased=biased)
+    bounded = arguments["mask"] != 0
+    arguments["warm"][:, bounded] = np.abs(arguments["warm"][:, bounded])
+    fewer, more = (
+        solve_block(**arguments, solver="nonnegative", steps=steps).factors for steps in (sweeps, sweeps + 1)
+    )
+    assert more[:, bounded].min() >= 0
+    # Float64 sums of about 100 terms.
+    assert whole_loss(arguments, fewer) <= whole_loss(arguments, arguments["warm"]) * (1 + 1e-12)
+    assert whole_loss(arguments, more) <= whole_loss(arguments, fewer) * (1 + 1e-12)
 
 
 def test_dual_and_primal_form_give_the_same_row() -> None:

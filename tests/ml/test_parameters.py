@@ -109,7 +109,7 @@ def test_a_copy_has_its_own_values_and_the_same_uid_and_start(spark: SparkSessio
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"nonnegative": True}, "pyspark.ml.recommendation.ALS"),
+        ({"nonnegative": True, "solver": "cg"}, "leave it at 'auto'"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"maxIter": 0}, "maxIter is 0"),
         ({"regParam": -1.0}, "regularization must be at least 0"),

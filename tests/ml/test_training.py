@@ -76,6 +76,23 @@ def test_training_from_sparks_factors_never_raises_the_objective(
     assert losses[-1] < at_start
 
 
+@pytest.mark.parametrize("implicit", [False, True])
+def test_nonnegative_factors_end_as_low_as_sparks(table: pd.DataFrame, ratings: DataFrame, implicit: bool) -> None:
+    settings = {**(IMPLICIT if implicit else SETTINGS), "nonnegative": True}
+    spark_model = SparkALS(**settings, **BLOCKS).fit(ratings)
+    model = ALS(**settings).fit(ratings)
+    found, theirs = matrices(table, model), matrices(table, spark_model)
+    assert min(found.users.min(), found.items.min()) == 0
+    losses = [
+        one.implicit_objective(settings["regParam"], settings["alpha"])
+        if implicit
+        else one.explicit_objective(settings["regParam"])
+        for one in (found, theirs)
+    ]
+    assert losses[0] <= losses[1] * 1.005
+    assert model.stopped == "epochs"
+
+
 def test_an_initial_model_is_where_training_starts(ratings: DataFrame, ours: ALSModel) -> None:
     once_more = ALS(**{**SETTINGS, "maxIter": 1}).setInitialModel(ours).fit(ratings)
     anew = ALS(**{**SETTINGS, "maxIter": 1}).fit(ratings)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from factorlake.errors import NumericalError
+from factorlake.errors import ConfigError, NumericalError
 from factorlake.models.als import train
 from factorlake.models.half_step import BlockSums, HalfStepTask
 from factorlake.models.local_plan import LocalPlan
@@ -41,6 +41,14 @@ CASES = [
 ]
 
 
+SOLVERS = ["cg", "subspace", "exact", "nonnegative"]
+
+
+def solved_by(parameters: AlsParameters, solver: Any) -> AlsParameters:
+    """Parameters with rows solved by a solver, of those that the settings name or the one of non-negative factors."""
+    return replace(parameters, nonnegative=True) if solver == "nonnegative" else replace(parameters, solver=solver)
+
+
 def fit(
     problem: Problem,
     parameters: AlsParameters,
@@ -65,12 +73,12 @@ def dense_loss(problem: Problem, model: TrainedModel[ArrayRows], parameters: Als
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)
-@pytest.mark.parametrize("solver", ["cg", "subspace", "exact"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_the_final_loss_is_the_objective_written_out_over_every_cell(
-    parameters: AlsParameters, rating: str, solver: Solver
+    parameters: AlsParameters, rating: str, solver: str
 ) -> None:
     problem = small_problem(rating)
-    chosen = replace(parameters, solver=solver)
+    chosen = solved_by(parameters, solver)
     model = fit(problem, chosen)
     # The trace sums the float64 solution, the oracle its float32 rounding: 1e-7 of each term.
     assert model.loss == pytest.approx(dense_loss(problem, model, chosen), rel=1e-6)
@@ -88,12 +96,12 @@ def test_the_final_loss_is_the_objective_written_out_over_every_cell(
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)
-@pytest.mark.parametrize("solver", ["cg", "subspace", "exact"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_every_loss_in_the_trace_is_that_of_the_state_it_names(
-    parameters: AlsParameters, rating: str, solver: Solver
+    parameters: AlsParameters, rating: str, solver: str
 ) -> None:
     problem = small_problem(rating)
-    chosen = replace(parameters, solver=solver, double_precision=True)
+    chosen = replace(solved_by(parameters, solver), double_precision=True)
     states: list[float] = []
 
     def look(_: int, now: Snapshot[ArrayRows]) -> float:
@@ -111,7 +119,7 @@ def test_every_loss_in_the_trace_is_that_of_the_state_it_names(
         return float(len(states))
 
     trace = fit(problem, chosen, validate=look).trace
-    if solver != "exact":
+    if solver in ("cg", "subspace"):
         # The user row of an epoch tells the state before it: the end of the epoch before.
         told = [row.loss for row in trace if row.side == "user" and row.state == "before"][1:]
         states = states[:-1]
@@ -126,9 +134,9 @@ def test_every_loss_in_the_trace_is_that_of_the_state_it_names(
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)
-@pytest.mark.parametrize("solver", ["cg", "subspace", "exact"])
-def test_no_half_step_raises_the_loss(parameters: AlsParameters, rating: str, solver: Solver) -> None:
-    chosen = replace(parameters, solver=solver, epochs=12, double_precision=True)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_half_step_raises_the_loss(parameters: AlsParameters, rating: str, solver: str) -> None:
+    chosen = replace(solved_by(parameters, solver), epochs=12, double_precision=True)
     losses = np.array([row.loss for row in fit(small_problem(rating), chosen).trace[:-1]])
     # The objective falls exactly; float64 sums may show it rise by their rounding.
     assert np.all(np.diff(losses) <= 1e-9 * losses[:-1])
@@ -159,6 +167,46 @@ def test_over_relaxation_takes_fewer_epochs(parameters: AlsParameters, rating: s
     assert relaxed.loss < plain.loss
     # It is as low some epochs earlier.
     assert min(row.epoch for row in relaxed.trace if row.loss <= plain.trace[-2].loss) <= 10
+
+
+@pytest.mark.parametrize(("parameters", "rating"), CASES)
+def test_no_factor_is_negative_where_none_may_be(parameters: AlsParameters, rating: str) -> None:
+    problem = small_problem(rating)
+    chosen = replace(parameters, nonnegative=True, epochs=6)
+    model = fit(problem, chosen)
+    for factors in (model.user_factors, model.item_factors):
+        assert factors.min() == 0 < factors.max()
+    if chosen.has_biases:
+        assert model.user_biases is not None
+        assert model.user_biases.min() < 0
+    # Every user is at the lowest point in reach: the objective's slope is 0 in factors above 0, and at 0 not negative.
+    losses = [dense_loss(problem, model, chosen)]
+    for move in (0.999, 1.001):
+        moved = replace(model, users=replace(model.users, array=model.users.array * np.float32(move)))
+        losses.append(dense_loss(problem, moved, chosen))
+    assert losses[0] <= min(losses[1:])
+
+
+def test_planted_parts_are_found_again_without_negative_factors() -> None:
+    # Three groups of users with their own items, and what they like weighed: one non-negative factor each.
+    rng = np.random.default_rng(11)
+    liking, part = rng.uniform(1, 4, 60), rng.uniform(0.5, 1.5, 45)
+    pairs = [(u, i) for u in range(60) for i in range(45)]
+    values = np.array([liking[u] * part[i] if u % 3 == i % 3 else 0.0 for u, i in pairs], np.float32)
+    problem = problem_of([f"u{u}" for u, _ in pairs], [f"i{i}" for _, i in pairs], values)
+    chosen = replace(NO_BIASES, nonnegative=True, rank=3, regularization=1e-7, epochs=200, tolerance=None)
+    model = fit(problem, chosen)
+    error = [model.user_factors[u] @ model.item_factors[i] - r for (u, i), r in problem.ratings().items()]
+    # The ridge takes 1e-7 of values near 2; float32 factors know 1e-7 of them as well.
+    assert np.sqrt(np.mean(np.square(error))) < 1e-4
+    # Each user belongs to one part and to no other.
+    shares = model.user_factors / model.user_factors.sum(axis=1, keepdims=True)
+    assert np.sort(shares, axis=1)[:, -1].min() > 0.999
+
+
+def test_a_solver_that_makes_negative_factors_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave it at 'auto'"):
+        AlsParameters(nonnegative=True, solver="exact")
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)

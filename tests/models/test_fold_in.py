@@ -33,6 +33,8 @@ CASES = [
     pytest.param(HU_KOREN, "stars", id="Hu-Koren-Volinsky"),
     pytest.param(EXPLICIT, "stars", id="explicit with biases"),
     pytest.param(NO_BIASES, "stars", id="explicit without biases"),
+    pytest.param(replace(MODERN, nonnegative=True), "one", id="modern, nonnegative"),
+    pytest.param(replace(EXPLICIT, nonnegative=True), "stars", id="explicit with biases, nonnegative"),
 ]
 
 

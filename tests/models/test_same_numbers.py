@@ -27,6 +27,8 @@ CASES = [
     pytest.param(replace(EXPLICIT, rank=7), "stars", id="explicit with biases"),
     pytest.param(replace(EXPLICIT, rank=7, solver="exact"), "stars", id="explicit with biases, exact"),
     pytest.param(replace(MODERN, rank=20, solver="subspace"), "one", id="modern, subspace"),
+    pytest.param(replace(MODERN, rank=16, nonnegative=True), "one", id="modern, nonnegative"),
+    pytest.param(replace(EXPLICIT, rank=7, nonnegative=True), "stars", id="explicit with biases, nonnegative"),
 ]
 
 

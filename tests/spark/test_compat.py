@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import SparkSession
 
-from factorlake.spark.compat import job_settings
+from factorlake.spark.compat import BATCH_ROWS, job_settings, large_rows, small_rows
 
 pytestmark = pytest.mark.spark
 ZONE = "spark.sql.session.timeZone"
@@ -23,3 +23,19 @@ def test_a_zone_is_utc_inside_and_what_it_was_after_the_last_one_leaves(spark: S
     assert session.conf.get(ZONE) == "UTC"
     second.__exit__(None, None, None)
     assert session.conf.get(ZONE, None) == given
+
+
+def test_of_two_that_ask_for_batches_the_smaller_ones_are_made_meanwhile(spark: SparkSession) -> None:
+    session = spark.newSession()
+    session.conf.set(BATCH_ROWS, "777")
+    numbers, blocks = small_rows(session), large_rows(session)
+    numbers.__enter__()
+    assert session.conf.get(BATCH_ROWS) == "100000"
+    blocks.__enter__()
+    assert session.conf.get(BATCH_ROWS) == "1"
+    with small_rows(session):
+        assert session.conf.get(BATCH_ROWS) == "1"
+    numbers.__exit__(None, None, None)
+    assert session.conf.get(BATCH_ROWS) == "1"
+    blocks.__exit__(None, None, None)
+    assert session.conf.get(BATCH_ROWS) == "777"

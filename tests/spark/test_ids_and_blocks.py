@@ -125,6 +125,31 @@ def test_dictionaries_are_merged_where_some_or_all_of_them_are_empty() -> None:
     assert (len(merged.ids), len(merged.hashes), [len(own) for own in places]) == (0, 0, [0, 0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        (pa.int8(), -128, 127),
+        (pa.int16(), -32_768, 32_767),
+        (pa.int32(), -(2**31), -(2**31) + 300),
+        (pa.int64(), 2**63 - 300, 2**63 - 1),
+        # Too far apart for a table.
+        (pa.int64(), -(2**63), 2**63 - 1),
+    ],
+)
+def test_whole_numbers_are_encoded_as_their_text_is(kind: pa.DataType, low: int, high: int) -> None:
+    rng = np.random.default_rng(5)
+    numbers = np.r_[low, high, rng.integers(low, high, 20_000, endpoint=True)]
+    column = pa.chunked_array([pa.array(part, kind) for part in np.array_split(numbers, 3)])
+    found = encode.encode_table(pa.table({"user_id": column, "item_id": column}), drop_zero=False)[0].users
+    wanted = encode.encode_table(
+        pa.table({"user_id": column.cast(pa.string()), "item_id": column.cast(pa.string())}), drop_zero=False
+    )[0].users
+    assert found.ids.equals(wanted.ids)
+    assert np.array_equal(found.hashes, wanted.hashes)
+    assert np.array_equal(found.codes, wanted.codes)
+    assert found.codes.dtype == np.int32
+
+
 def test_ids_that_share_a_hash_keep_apart(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two ids with one xxhash64 are at hand, so the hash is made to say little; on the driver, where it can be."""
     monkeypatch.setattr(encode, "hash_strings", lambda ids: np.array([len(one) for one in ids.to_pylist()], np.int64))

@@ -288,6 +288,8 @@ class TrainSettings(Section):
     relaxation: float = Field(default=1.5, ge=1, lt=2)
     """Over-relaxation under cg from the third epoch on: how far a row goes, in steps from its last value to the solved
     one. 1: just there."""
+    nonnegative: bool = False
+    """Keep every factor at 0 or above (by coordinate descent; `solver` stays at auto). Biases stay free."""
     plan: PlanName = "auto"
     """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side; shuffle: rows
     of both sides lie in files of the root, and each task reads those its blocks need. auto picks by size."""

@@ -12,12 +12,13 @@ from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import read_only
 from .conjugate_gradients import cg_rows
+from .nonnegative import nonnegative_rows
 from .observations import LongSums, RowRidge, long_sums, observations
 from .residuals import residual_rows
 from .row_solvers import add_segment, exact_rows
 from .subspace import subspace_rows
 
-RowSolver = Literal["cg", "subspace", "exact", "residual"]
+RowSolver = Literal["cg", "subspace", "exact", "nonnegative", "residual"]
 
 
 class SolvedBlock(NamedTuple):
@@ -26,7 +27,7 @@ class SolvedBlock(NamedTuple):
     factors: FloatMatrix
     """(n_rows, rank), in the precision of the fixed side."""
     observed_loss: float
-    """Σ c (t − o − x·f)²: of the state after under exact, before under the others."""
+    """Σ c (t − o − x·f)²: of the state after under exact and nonnegative, before under the others."""
     residual_sum: float
     """Σ c (t − o − x·f) of that same state."""
     jitters: int
@@ -48,8 +49,10 @@ def solve_block(
     offset: FloatVector | None = None,
     first_row: int = 0,
     known: LongSums | None = None,
+    base_matrix: FloatMatrix | None = None,
 ) -> SolvedBlock:
-    """Minimise Σ c (t − o − x·f)² + Σ D x², D = base_diagonal + ridge·mask, for every row x of one block.
+    """Minimise Σ c (t − o − x·f)² + Σ D x² + xᵀBx, D = base_diagonal + ridge·mask, for every row x of one block; under
+    nonnegative with x ≥ 0 where the mask is 1.
 
     A row's result depends on its own observations only, never on its block, and the sums run over rows in
     order.
@@ -60,14 +63,15 @@ def solve_block(
         are rows of ``factors``. A row without observations gets zeros; no rows at all give an empty matrix.
     confidence, target : (n_obs,) c > 0 and t, or one number for all observations.
     factors : (n_other, rank) the fixed side; float32 or float64, which is the precision of all products.
-    warm : (n_rows, rank) the rows' present factors; None where the solver is exact.
+    warm : (n_rows, rank) the rows' present factors; None where the solver is exact, or nonnegative from zeros.
     base_diagonal, mask : (rank,); ridge : (n_rows,).
-    solver : cg (``steps`` steps from ``warm``), subspace (one sweep from ``warm``), exact, or residual (nothing is
-        solved, only the loss is taken).
+    solver : cg (``steps`` steps from ``warm``), subspace (one sweep from ``warm``), exact, nonnegative (at most
+        ``steps`` sweeps from ``warm``), or residual (nothing is solved, only the loss is taken).
     offset : (n_other,) subtracted from the target of each observation, or None.
     first_row : position of the block's first row on its side, to name a bad row.
     known : sums of the rows longer than SEGMENT, as `segment_sums` makes them; without them those rows are summed here,
         to the same bits.
+    base_matrix : (rank, rank) B, under nonnegative only; None: zeros.
 
     Raises
     ------
@@ -86,6 +90,12 @@ def solve_block(
     if solver == "exact":
         solved = np.empty((len(row_ptr) - 1, factors.shape[1]), dtype=dtype)
         failed = exact_rows(observed, system, known, solved, sums)
+    elif solver == "nonnegative":
+        rank = factors.shape[1]
+        solved = np.empty((len(row_ptr) - 1, rank), dtype=dtype)
+        common = read_only(np.zeros((rank, rank)) if base_matrix is None else base_matrix, np.float64)
+        start = np.zeros_like(solved) if warm is None else warm
+        failed = nonnegative_rows(observed, system, common, known, read_only(start, dtype), steps, solved, sums)
     elif warm is None:
         raise ValueError(f"the solver {solver!r} starts from the rows' present factors; give `warm`")
     elif solver == "cg":

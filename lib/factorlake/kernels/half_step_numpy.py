@@ -9,6 +9,7 @@ from factorlake.errors import NumericalError
 from factorlake.types import FloatMatrix, FloatVector
 
 from .half_step import RowSolver, SolvedBlock
+from .nonnegative import LEAST_FALL
 from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, TILE
 from .subspace import SUBSPACE
 
@@ -27,6 +28,7 @@ def solve_block_numpy(
     steps: int = 2,
     offset: FloatVector | None = None,
     first_row: int = 0,
+    base_matrix: FloatMatrix | None = None,
 ) -> SolvedBlock:
     """The plain twin of ``half_step.solve_block``: same arguments, same meaning, same errors; no speed."""
     n_obs, n_rows = len(neighbours), len(row_ptr) - 1
@@ -55,9 +57,13 @@ def solve_block_numpy(
             solved[row] = _descend(f, c, t, diagonal.astype(factors.dtype), warm[row], steps)
         elif len(f) and solver == "subspace" and warm is not None:
             solved[row] = _sweep(f, c, t, diagonal.astype(factors.dtype), warm[row])
+        elif len(f) and solver == "nonnegative":
+            matrix = np.diag(diagonal) if base_matrix is None else np.diag(diagonal) + base_matrix
+            start = np.zeros(len(mask)) if warm is None else warm[row]
+            reported[:] = _coordinates(f, c, t, matrix, mask, start, steps)
         elif solver == "residual" and warm is not None:
             solved[row] = warm[row]
-        if warm is not None and solver != "exact":
+        if warm is not None and solver not in ("exact", "nonnegative"):
             reported = np.asarray(warm[row], dtype=factors.dtype)
         e = t.astype(np.float64) - (f @ reported).astype(np.float64)
         loss += float(np.sum(c * e * e))
@@ -120,4 +126,30 @@ def _sweep(f: FloatMatrix, c: FloatVector, t: FloatVector, diagonal: FloatVector
         step = np.linalg.solve(matrix.astype(np.float64), own.T @ (c * e) - diagonal[part] * x[part])
         x[part] += step
         e = e - own @ step.astype(f.dtype)
+    return x
+
+
+def _coordinates(
+    f: FloatMatrix,
+    c: FloatVector,
+    t: FloatVector,
+    base: FloatMatrix,
+    mask: FloatVector,
+    start: FloatVector,
+    sweeps: int,
+) -> NDArray[np.float64]:
+    """Lower xᵀ(B + Σ c f fᵀ)x − 2 Σ c t f·x coordinate by coordinate, those with a mask of 1 from 0 up."""
+    wide = f.astype(np.float64)
+    matrix = base + wide.T @ (wide * c[:, None])
+    right = wide.T @ (c.astype(np.float64) * t)
+    lowest = np.where(mask != 0, 0.0, -np.inf)
+    x = np.maximum(np.asarray(start, dtype=np.float64), lowest)
+    for _ in range(sweeps):
+        before = x.copy()
+        for a in range(len(x)):
+            bend = matrix[a, a]
+            x[a] = max(x[a] + (right[a] - matrix[a] @ x) / bend if bend > 0 else 0.0, lowest[a])
+        fall = np.sum(np.diagonal(matrix) * (x - before) ** 2)
+        if not fall > LEAST_FALL * np.sum(np.abs(x * right)):
+            break
     return x

@@ -1,7 +1,7 @@
 """Exact row solvers: one small least-squares system per user or item.
 
-Compiled kernels that use this file (conjugate_gradients.py, subspace.py) are cached by their own file: a change here
-asks for one there too.
+Compiled kernels that use this file (conjugate_gradients.py, subspace.py, nonnegative.py) are cached by their own file:
+a change here asks for one there too.
 """
 
 from __future__ import annotations
@@ -242,6 +242,43 @@ def _add_sums(matrix: FloatMatrix, right: FloatVector, sums: FloatMatrix) -> Non
 
 
 @njit(cache=True, nogil=True)
+def add_row_sums(
+    observed: Observations,
+    row: int,
+    known: LongSums,
+    gathered: FloatMatrix,
+    matrix: FloatMatrix,
+    right: FloatVector,
+) -> None:
+    """Add Σ c f fᵀ (upper triangle) and Σ c t f of one row of any length.
+
+    Of a row longer than SEGMENT the sums are taken from ``known`` where they are there, else made as they would be.
+    """
+    rank = right.shape[0]
+    first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
+    if last - first <= SEGMENT:
+        _add_tiles(observed, first, last, gathered, matrix, right)
+        return
+    place = np.searchsorted(known.rows, row)
+    if place < known.rows.shape[0] and known.rows[place] == row:
+        sums = known.sums[place]
+        for a in range(rank):
+            for b in range(a, rank):
+                matrix[a, b] += sums[a, b]
+            right[a] = sums[a, rank]
+    else:
+        total = np.zeros((rank, rank + 1))
+        for start in range(first, last, SEGMENT):
+            part, part_right = np.zeros((rank, rank)), np.zeros(rank)
+            _add_tiles(observed, start, min(start + SEGMENT, last), gathered, part, part_right)
+            _add_sums(part, part_right, total)
+        for a in range(rank):
+            for b in range(a, rank):
+                matrix[a, b] += total[a, b]
+            right[a] = total[a, rank]
+
+
+@njit(cache=True, nogil=True)
 def solve_primal_row(
     observed: Observations,
     row: int,
@@ -251,36 +288,13 @@ def solve_primal_row(
     upper: FloatVector,
     solution: FloatVector,
 ) -> int:
-    """Solve (D + Σ c f fᵀ) x = Σ c t f for one row of any length; return jitters, −1 on failure.
-
-    Of a row longer than SEGMENT the sums are taken from ``known`` where they are there, else made as they would be.
-    """
+    """Solve (D + Σ c f fᵀ) x = Σ c t f for one row of any length; return jitters, −1 on failure."""
     rank = diagonal.shape[0]
-    first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
     matrix = np.zeros((rank, rank))
     for a in range(rank):
         matrix[a, a] = diagonal[a]
         solution[a] = 0.0
-    if last - first <= SEGMENT:
-        _add_tiles(observed, first, last, gathered, matrix, solution)
-    else:
-        place = np.searchsorted(known.rows, row)
-        if place < known.rows.shape[0] and known.rows[place] == row:
-            sums = known.sums[place]
-            for a in range(rank):
-                for b in range(a, rank):
-                    matrix[a, b] += sums[a, b]
-                solution[a] = sums[a, rank]
-        else:
-            total = np.zeros((rank, rank + 1))
-            for start in range(first, last, SEGMENT):
-                part, right = np.zeros((rank, rank)), np.zeros(rank)
-                _add_tiles(observed, start, min(start + SEGMENT, last), gathered, part, right)
-                _add_sums(part, right, total)
-            for a in range(rank):
-                for b in range(a, rank):
-                    matrix[a, b] += total[a, b]
-                solution[a] = total[a, rank]
+    add_row_sums(observed, row, known, gathered, matrix, solution)
     return solve_cholesky(matrix, rank, upper, solution)
 
 

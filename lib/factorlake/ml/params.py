@@ -163,13 +163,8 @@ class EstimatorParams(_ALSParams, ModelParams):
 
         Raises
         ------
-        ConfigError : a value out of range, or nonnegative=True.
+        ConfigError : a value out of range, or nonnegative=True with a solver that does not keep factors so.
         """
-        if self.getNonnegative():
-            raise ConfigError(
-                "nonnegative=True is not available in factorlake.ml; train with pyspark.ml.recommendation.ALS and take "
-                "the model over by ALSModel.from_spark, or set nonnegative=False"
-            )
         self.cold_start()
         for name, value, choices in (("solver", self.getSolver(), Solver), ("plan", self.getPlan(), PlanName)):
             if value not in get_args(choices):
@@ -193,6 +188,7 @@ class EstimatorParams(_ALSParams, ModelParams):
             epochs=self.getMaxIter(),
             init_scale=AlsParameters.init_scale if modern or biases else SPARKS_INIT_SCALE,
             solver=self.getSolver(),  # type: ignore[arg-type]
+            nonnegative=self.getNonnegative(),
             seed=DEFAULT_SEED if seed is None else seed,
             tolerance=self.getTol() or None,
         )

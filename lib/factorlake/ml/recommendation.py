@@ -180,7 +180,7 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
         return self._set(predictionCol=value)
 
     def setNonnegative(self, value: bool) -> Self:
-        """Set whether factors must not be negative; only False can be fitted."""
+        """Set whether factors must not be negative."""
         return self._set(nonnegative=value)
 
     def setCheckpointInterval(self, value: int) -> Self:

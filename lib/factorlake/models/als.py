@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import NumericalError
-from factorlake.kernels.gram import block_gram, eigenbasis, rotate_rows
-from factorlake.kernels.half_step import RowSolver
+from factorlake.kernels.gram import block_gram, rotate_rows
 from factorlake.kernels.initial import initial_factors
 from factorlake.types import FloatMatrix, Side
 
@@ -28,7 +27,7 @@ from .parameters import AlsParameters
 from .plan import NewRows, Plan, R
 from .problem import RowBlock
 from .state import SideState, State, all_pairs, side_state, solved_state
-from .systems import base_diagonal, user_system
+from .systems import shared_part, user_system
 from .threads import single_threaded_blas
 from .trained import Snapshot, Stopped, TraceRow, TrainedModel
 from .weighting import ridge_weights
@@ -37,6 +36,8 @@ log = logging.getLogger(__name__)
 
 RELAXED_FROM = 3
 """First epoch with over-relaxation: before, factors are far from where they go, and a step beyond leads astray."""
+SWEEPS = 20
+"""Of coordinate descent, at most, in a half step of factors that must not be negative."""
 FAST_FALL = 0.01
 """After an epoch that lowered the objective by more than this share, ``auto`` takes one more CG step."""
 
@@ -78,7 +79,6 @@ class _Training(Generic[R]):
         self.parameters = parameters
         self.on_half_step = on_half_step
         self.trace: list[TraceRow] = []
-        self.solver: RowSolver = parameters.row_solver
 
     def run(
         self,
@@ -122,13 +122,15 @@ class _Training(Generic[R]):
         return self._finish(best_state, best_epoch, stopped, state.jitters)
 
     def _steps(self, losses: Sequence[float]) -> int:
+        if self.parameters.nonnegative:
+            return SWEEPS
         falls_fast = len(losses) > 1 and _relative_fall(losses) > FAST_FALL
         return self.parameters.cg_steps + int(self.parameters.solver == "auto" and falls_fast)
 
     def _relaxation(self, epoch: int) -> float:
         # Conjugate gradients end at the lowest point of the line from where they began, so that a step beyond it, less
         # than twice as far, still lowers the objective; of a sweep that does not hold.
-        return self.parameters.relaxation if self.solver == "cg" and epoch >= RELAXED_FROM else 1.0
+        return self.parameters.relaxation if self.parameters.row_solver == "cg" and epoch >= RELAXED_FROM else 1.0
 
     def _start(self, start: tuple[R, R] | None) -> State[R]:
         problem = self.problem
@@ -154,6 +156,8 @@ class _Training(Generic[R]):
             for factors in laid_over:
                 known = ~np.isnan(factors).all(axis=1)
                 own[known] = factors[known]
+            if parameters.nonnegative:
+                np.abs(own, out=own)
             gram = block_gram(rows, block.first_row) if parameters.objective == "implicit" else None
             return rows, (gram, _ridge_part(block, rows, n_other, parameters))
 
@@ -164,32 +168,34 @@ class _Training(Generic[R]):
         began = time.perf_counter()
         own, fixed = state.side(side), state.side(_other(side))
         before = all_pairs(own, fixed, self.parameters)
-        eigenvalues, basis = np.zeros(self.parameters.width), None
-        if self.parameters.objective == "implicit":
+        solver = self.parameters.row_solver
+        tells_after = solver in ("exact", "nonnegative")
+        shared = shared_part(self.parameters, fixed.gram)
+        if shared.basis is not None:
             # Both sides go into the eigenbasis of the fixed side's Gram matrix, where it is diagonal.
-            basis, eigenvalues = eigenbasis(fixed.gram)
-            rows, _ = self.plan.map_rows(_other(side), _turned(basis), fixed.rows)
-            fixed = replace(fixed, rows=rows, gram=np.diag(eigenvalues))
+            rows, _ = self.plan.map_rows(_other(side), _turned(shared.basis), fixed.rows)
+            fixed = replace(fixed, rows=rows, gram=shared.gram)
         task = HalfStepTask(
             side=side,
             parameters=self.parameters,
             n_other=self.problem.n_rows(_other(side)),
-            base_diagonal=base_diagonal(self.parameters, eigenvalues),
-            solver=self.solver,
+            base_diagonal=shared.diagonal,
+            base_matrix=shared.matrix,
+            solver=solver,
             steps=steps,
             mean=state.mean,
             relaxation=self._relaxation(epoch),
-            turn=basis,
+            turn=shared.basis,
         )
-        rows, sums = self.plan.half_step(task, fixed.rows, None if self.solver == "exact" else own.rows)
+        rows, sums = self.plan.half_step(task, fixed.rows, None if solver == "exact" else own.rows)
         solved = solved_state(rows, sums, self.parameters.width)
-        known = solved if self.solver == "exact" else own
-        pairs = all_pairs(solved, fixed, self.parameters) if self.solver == "exact" else before
+        known = solved if tells_after else own
+        pairs = all_pairs(solved, fixed, self.parameters) if tells_after else before
         observed = sum(one.observed_loss for one in sums)
         ridge_part = known.regularization_loss + fixed.regularization_loss
         mean = state.mean
         if side == "item" and self.parameters.has_biases and self.problem.n_obs:
-            if self.solver != "exact":
+            if not tells_after:
                 _, sums_after = self.plan.half_step(replace(task, solver="residual"), fixed.rows, solved.rows)
             else:
                 sums_after = sums
@@ -204,7 +210,7 @@ class _Training(Generic[R]):
         row = TraceRow(
             epoch=epoch,
             side=side,
-            state="after" if self.solver == "exact" else "before",
+            state="after" if tells_after else "before",
             loss=observed + pairs + ridge_part,
             observed_loss=observed,
             all_pairs_loss=pairs,
@@ -224,11 +230,14 @@ class _Training(Generic[R]):
         """Bring the kept state into canonical form, then solve every user for the rounded item factors."""
         began = time.perf_counter()
         parameters, problem, rank = self.parameters, self.problem, self.parameters.rank
-        turn = canonical_turn(self.plan, state.user.rows, state.item.rows, parameters)
+        turn = None
+        if not parameters.nonnegative:
+            turn = canonical_turn(self.plan, state.user.rows, state.item.rows, parameters)
 
         def round_once(block: RowBlock, rows: FloatMatrix) -> tuple[FloatMatrix, tuple[NDArray[np.float64], float]]:
             rounded = np.array(rows, dtype=np.float32)
-            rounded[:, :rank] = rotate_rows(rows[:, :rank], turn)
+            if turn is not None:
+                rounded[:, :rank] = rotate_rows(rows[:, :rank], turn)
             gram = block_gram(rounded[:, :rank], block.first_row)
             return rounded, (gram, _ridge_part(block, rounded, problem.n_users, parameters))
 
@@ -242,7 +251,7 @@ class _Training(Generic[R]):
             "user", lambda block, rows: (system.restore(rows, block.first_row), None), solved_rows
         )
         solved = solved_state(solved_rows, sums, parameters.width)
-        pairs = all_pairs(solved, replace(fixed, gram=np.diag(system.eigenvalues)), parameters)
+        pairs = all_pairs(solved, replace(fixed, gram=system.shared.gram), parameters)
         observed = sum(one.observed_loss for one in sums)
         ridge_part = solved.regularization_loss + fixed.regularization_loss
         self._tell(

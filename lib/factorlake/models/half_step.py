@@ -31,13 +31,15 @@ class HalfStepTask:
     """Rows of the fixed side in training, for the ridge weights."""
     base_diagonal: NDArray[np.float64]
     """(width,) the part of D that all rows share."""
+    base_matrix: NDArray[np.float64] | None
+    """(width, width) what the systems of all rows share beside it; with the solver nonnegative only."""
     solver: RowSolver
     steps: int
+    """Conjugate-gradient steps, or sweeps of coordinate descent at most; the other solvers take none."""
     mean: float
     """μ, which the targets of a model with biases are less; else 0."""
     relaxation: float = 1.0
-    """ω: a solved row x goes on to x₀ + ω (x − x₀), x₀ its present factors; not with the solver exact, which knows
-    none."""
+    """ω: a solved row x goes on to x₀ + ω (x − x₀), x₀ its present factors; only with the solver cg is it not 1."""
     turn: NDArray[np.float64] | None = None
     """(width, width) basis of the fixed rows, into which the solved side's present rows are yet to be turned."""
 
@@ -57,7 +59,7 @@ class BlockSums:
     """What a half step tells of one block. Sums over blocks are taken in block order."""
 
     observed_loss: float
-    """Of the state after under exact, before under the other solvers."""
+    """Of the state after under exact and nonnegative, before under the other solvers."""
     residual_sum: float
     """Σ (t − prediction) of that same state."""
     regularization_loss: float
@@ -161,7 +163,7 @@ def solve_one_block(
     ----------
     block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
-        exact.
+        exact, or nonnegative from zeros.
     known : sums of the block's long rows, where its segments were summed beforehand; else they are summed here.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).
@@ -184,6 +186,7 @@ def solve_one_block(
         factors=fixed.factors,
         warm=warm,
         base_diagonal=task.base_diagonal,
+        base_matrix=task.base_matrix,
         ridge=ridge,
         mask=ridge_mask(parameters),
         solver=task.solver,

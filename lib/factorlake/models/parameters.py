@@ -46,6 +46,8 @@ class AlsParameters:
     """Least relative gain of an epoch that counts as progress; None: every epoch runs."""
     patience: int = 1
     """Epochs without progress before training stops."""
+    nonnegative: bool = False
+    """Keep every factor at 0 or above, by coordinate descent; biases stay free. Such factors are never turned."""
     double_precision: bool = False
     """Train in float64. The factors that come out are float32 either way."""
 
@@ -61,13 +63,24 @@ class AlsParameters:
             raise ConfigError(f"relaxation must be less than 2, got {self.relaxation}: rows would move on for ever")
         if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(f"alpha must be greater than 0, got {self.alpha}; leave it out for weight |r|")
+        if self.nonnegative and self.solver != "auto":
+            raise ConfigError(
+                f"solver is {self.solver!r}, which makes factors of either sign; with nonnegative leave it at 'auto'"
+            )
         if self.has_biases and not self.bias_regularization > 0:
             raise ConfigError("bias_regularization must be greater than 0 where there are biases")
 
     @property
-    def row_solver(self) -> Literal["cg", "subspace", "exact"]:
-        """What ``solver`` stands for."""
+    def row_solver(self) -> Literal["cg", "subspace", "exact", "nonnegative"]:
+        """What solves rows: ``solver``, and what ``auto`` stands for."""
+        if self.nonnegative:
+            return "nonnegative"
         return "cg" if self.solver == "auto" else self.solver
+
+    @property
+    def last_solver(self) -> Literal["exact", "nonnegative"]:
+        """What solves users in the half step that ends training, and in every later one."""
+        return "nonnegative" if self.nonnegative else "exact"
 
     @property
     def has_biases(self) -> bool:

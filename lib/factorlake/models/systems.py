@@ -14,21 +14,48 @@ from factorlake.types import FloatMatrix
 from .half_step import HalfStepTask
 from .parameters import AlsParameters
 
+LAST_SWEEPS = 1000
+"""Of coordinate descent, at most, in the half step that ends training."""
+
+
+@dataclass(frozen=True)
+class SharedPart:
+    """What the systems of all rows of a half step share, and the basis in which they are solved."""
+
+    basis: NDArray[np.float64] | None
+    """(width, width) Q, in which the all-pairs part is diagonal; None: solved as the fixed rows are given."""
+    gram: NDArray[np.float64]
+    """(width, width) Gram matrix of the fixed rows in that basis; zeros for explicit."""
+    diagonal: NDArray[np.float64]
+    """(width,) α0 Λ, or the ridge of the bias."""
+    matrix: NDArray[np.float64] | None = None
+    """(width, width) α0 G where there is no such basis: factors that must not be negative are never turned."""
+
+
+def shared_part(parameters: AlsParameters, gram: NDArray[np.float64]) -> SharedPart:
+    """Return the shared part for fixed rows with a Gram matrix (width, width), which explicit does not look at."""
+    width = parameters.width
+    if parameters.objective == "explicit":
+        ridge = np.zeros(width)
+        ridge[parameters.rank :] = parameters.bias_regularization
+        return SharedPart(None, np.zeros((width, width)), ridge)
+    if parameters.nonnegative:
+        return SharedPart(None, gram, np.zeros(width), parameters.alpha0 * gram)
+    basis, eigenvalues = eigenbasis(gram)
+    return SharedPart(basis, np.diag(eigenvalues), parameters.alpha0 * eigenvalues)
+
 
 @dataclass(frozen=True)
 class UserSystem:
     """How to solve user rows exactly, in float64, for given item rows. Small: it holds no row."""
 
     task: HalfStepTask
-    eigenvalues: NDArray[np.float64]
-    """(width,) of the items' Gram matrix; zeros for explicit."""
-    basis: NDArray[np.float64] | None
-    """(rank, rank) Q, in which the all-pairs part is diagonal; None for explicit."""
+    shared: SharedPart
 
     def turn(self, items: FloatMatrix) -> NDArray[np.float64]:
         """Return item rows (n, width), as published, in the basis of the system; row by row."""
         wide = np.asarray(items, dtype=np.float64)
-        return wide if self.basis is None else rotate_rows(wide, self.basis)
+        return wide if self.shared.basis is None else rotate_rows(wide, self.shared.basis)
 
     def restore(self, rows: FloatMatrix, first_row: int = 0) -> NDArray[np.float32]:
         """Turn solved rows (n, width) back into the basis of the given item factors and round them once.
@@ -37,7 +64,8 @@ class UserSystem:
         ------
         NumericalError : a row is too large for float32; names it, counted from ``first_row``.
         """
-        turned = rows if self.basis is None else rotate_rows(rows, np.ascontiguousarray(self.basis.T))
+        basis = self.shared.basis
+        turned = rows if basis is None else rotate_rows(rows, np.ascontiguousarray(basis.T))
         with np.errstate(over="ignore"):
             rounded = np.asarray(turned, dtype=np.float32)
         bad_rows = np.flatnonzero(~np.isfinite(rounded).all(axis=1))
@@ -49,15 +77,6 @@ class UserSystem:
         return rounded
 
 
-def base_diagonal(parameters: AlsParameters, eigenvalues: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (width,) the part of D that all rows share: α0 Λ, or the ridge of the bias."""
-    if parameters.objective == "implicit":
-        return parameters.alpha0 * eigenvalues
-    base = np.zeros(parameters.width)
-    base[parameters.rank :] = parameters.bias_regularization
-    return base
-
-
 def user_system(parameters: AlsParameters, mean: float, gram: NDArray[np.float64], n_items: int) -> UserSystem:
     """Return the exact float64 systems of user rows for item rows rounded to float32.
 
@@ -67,16 +86,15 @@ def user_system(parameters: AlsParameters, mean: float, gram: NDArray[np.float64
     gram : (rank, rank) YᵀY of those factors, as recorded with the model.
     n_items : items in training, which the ridge weights count.
     """
-    basis, eigenvalues = None, np.zeros(parameters.width)
-    if parameters.objective == "implicit":
-        basis, eigenvalues = eigenbasis(gram)
+    shared = shared_part(parameters, gram)
     task = HalfStepTask(
         side="user",
         parameters=parameters,
         n_other=n_items,
-        base_diagonal=base_diagonal(parameters, eigenvalues),
-        solver="exact",
-        steps=0,
+        base_diagonal=shared.diagonal,
+        base_matrix=shared.matrix,
+        solver=parameters.last_solver,
+        steps=LAST_SWEEPS,
         mean=mean,
     )
-    return UserSystem(task, eigenvalues, basis)
+    return UserSystem(task, shared)

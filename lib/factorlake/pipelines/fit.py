@@ -32,6 +32,7 @@ def als_parameters(settings: Settings) -> AlsParameters:
         relaxation=t.relaxation,
         solver=t.solver,
         cg_steps=t.cg_steps,
+        nonnegative=t.nonnegative,
         seed=settings.seed,
         tolerance=None if stop is None else stop.tolerance,
         patience=1 if stop is None else stop.patience,

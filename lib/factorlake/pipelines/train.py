@@ -178,7 +178,7 @@ def _write_trace(context: Context, fitted: Fitted, version: str, metric_name: st
             "metric_name": metric_name if row.metric is not None else None,
             "metric": None if row.metric is None else float(row.metric),
             "plan": fitted.plan,
-            "solver": "exact" if row.state == "final" else fitted.parameters.row_solver,
+            "solver": fitted.parameters.last_solver if row.state == "final" else fitted.parameters.row_solver,
             "run_id": context.run_id,
         }
         for row in fitted.model.trace

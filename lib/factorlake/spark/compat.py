@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -92,39 +92,58 @@ def release(frame: DataFrame) -> None:
 
 
 _LOCK = threading.Lock()
-_lent: dict[tuple[int, str], tuple[int, str | None]] = {}
+_lent: dict[tuple[int, str], tuple[str | None, list[str]]] = {}
+"""By session and setting: what was there, and what those inside ask for."""
+BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
 @contextmanager
 def _lent_setting(spark: SparkSession, setting: str, value: str) -> Iterator[None]:
     """Give a setting a value inside. Several threads of one session may be inside: the first saves what was there, the
-    last one restores it."""
+    last one restores it, and of several numbers the least one counts meanwhile."""
     key = (id(spark), setting)
     with _LOCK:
-        inside, before = _lent.get(key, (0, None))
-        if not inside:
-            before = spark.conf.get(setting, None)
-            spark.conf.set(setting, value)
-        _lent[key] = inside + 1, before
+        before, wanted = _lent.get(key) or (spark.conf.get(setting, None), [])
+        spark.conf.set(setting, _least([*wanted, value]))
+        _lent[key] = before, [*wanted, value]
     try:
         yield
     finally:
         with _LOCK:
-            inside, before = _lent.pop(key)
-            if inside > 1:
-                _lent[key] = inside - 1, before
-            else:
-                # Where the session is gone, what was raised inside tells why.
-                with suppress(Exception):
-                    if before is None:
-                        spark.conf.unset(setting)
-                    else:
-                        spark.conf.set(setting, before)
+            before, wanted = _lent.pop(key)
+            wanted = [*wanted]
+            wanted.remove(value)
+            # Where the session is gone, what was raised inside tells why.
+            with suppress(Exception):
+                if wanted:
+                    spark.conf.set(setting, _least(wanted))
+                elif before is None:
+                    spark.conf.unset(setting)
+                else:
+                    spark.conf.set(setting, before)
+            if wanted:
+                _lent[key] = before, wanted
+
+
+def _least(values: Sequence[str]) -> str:
+    return min(values, key=lambda value: int(value) if value.isdecimal() else 0)
 
 
 def large_rows(spark: SparkSession) -> AbstractContextManager[None]:
     """Let Arrow batches of the actions inside hold one row each: rows of megabytes would overflow a batch of many."""
-    return _lent_setting(spark, "spark.sql.execution.arrow.maxRecordsPerBatch", "1")
+    return _lent_setting(spark, BATCH_ROWS, "1")
+
+
+@contextmanager
+def small_rows(spark: SparkSession) -> Iterator[None]:
+    """Let Arrow batches of the actions inside hold a hundred thousand rows, where the session lets that be set: for
+    rows of a few numbers a batch costs more than its rows."""
+    with ExitStack() as lent:
+        try:
+            lent.enter_context(_lent_setting(spark, BATCH_ROWS, "100000"))
+        except PySparkException as error:
+            log.info("%s stays as the session has it: %s", BATCH_ROWS, str(error).partition("\n")[0])
+        yield
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from factorlake.errors import DataRefusedError
 from factorlake.kernels.packing import join_values
 from factorlake.spark.arrow_text import hash_strings
-from factorlake.spark.compat import large_rows
+from factorlake.spark.compat import large_rows, small_rows
 from factorlake.spark.task_farm import mapped
 from factorlake.types import Side
 
@@ -54,6 +54,8 @@ class Part:
 
 
 HASHES_COUNTED = 4_000_000
+NUMBERS_PER_ID = 4
+"""Ids that are whole numbers are looked up in a table where that has at most so many places for each rating."""
 _SIDE_FILES = ("ids", "hashes.npy", "codes.npy")
 
 
@@ -132,6 +134,11 @@ def encode_table(table: pa.Table, drop_zero: bool) -> tuple[Part, int]:
 
 
 def _side(column: pa.ChunkedArray) -> PartSide:
+    if pa.types.is_integer(column.type) and len(column):
+        bounds = pc.min_max(column)
+        low, high = bounds["min"].as_py(), bounds["max"].as_py()
+        if high - low < NUMBERS_PER_ID * len(column):
+            return _numbered_side(column.to_numpy(), low, high - low + 1)
     # Every chunk carries the dictionary of the whole column.
     encoded = column.dictionary_encode()
     if not len(encoded):
@@ -141,6 +148,20 @@ def _side(column: pa.ChunkedArray) -> PartSide:
     order = order_by_hash(ids, hashes)
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
     return PartSide(ids.take(pa.array(order)), hashes[order], _inverse(order)[codes])
+
+
+def _numbered_side(numbers: NDArray[np.integer], low: int, span: int) -> PartSide:
+    """Return the side that ids make which are numbers from ``low`` on, of a span that a table can have places for."""
+    place = np.subtract(numbers, low, dtype=np.int64)
+    occurs = np.zeros(span, np.bool_)
+    occurs[place] = True
+    found = np.flatnonzero(occurs)
+    ids = pa.array(found + low).cast(pa.string())
+    hashes = hash_strings(ids)
+    order = order_by_hash(ids, hashes)
+    codes = np.zeros(span, np.int32)
+    codes[found] = _inverse(order)
+    return PartSide(ids.take(pa.array(order)), hashes[order], np.take(codes, place, mode="clip"))
 
 
 def _wanted(pairs: DataFrame) -> DataFrame:
@@ -183,7 +204,8 @@ def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[Part
             )
 
     schema = "prefix string, n_obs bigint, n_refused bigint, n_users bigint, n_items bigint"
-    rows = _wanted(pairs).mapInArrow(encode, schema).collect()
+    with small_rows(pairs.sparkSession):
+        rows = _wanted(pairs).mapInArrow(encode, schema).collect()
     _check(sum(row["n_obs"] for row in rows), sum(row["n_refused"] for row in rows))
     return [PartFile(row["prefix"], row["n_obs"], row["n_users"], row["n_items"]) for row in rows if row["n_obs"]]
 
@@ -251,7 +273,8 @@ def check_rows(encoded: DataFrame) -> tuple[int, int, int]:
     Raises as `encode_to_files`.
     """
     sizes = F.sum("n_obs"), F.sum("n_refused"), F.sum(F.size("user_ids")), F.sum(F.size("item_ids"))
-    n_obs, n_refused, most_users, most_items = (int(size or 0) for size in encoded.agg(*sizes).collect()[0])
+    with small_rows(encoded.sparkSession):
+        n_obs, n_refused, most_users, most_items = (int(size or 0) for size in encoded.agg(*sizes).collect()[0])
     _check(n_obs, n_refused)
     return n_obs, most_users, most_items
 
