@@ -34,7 +34,7 @@ def test_of_two_at_once_the_last_gives_the_interval_back(tmp_path: Path, monkeyp
     before = sys.getswitchinterval()
     for name in ("one", "other"):
         (tmp_path / f"{name}_slow_module.py").write_text(
-            f"import threading\nfrom tests import test_background\ntest_background.GATES[{name!r}].wait(60)\n"
+            f"from tests import test_background\ntest_background.GATES[{name!r}].wait(60)\n"
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "tests.test_background", sys.modules[__name__])

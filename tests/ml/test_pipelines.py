@@ -31,6 +31,7 @@ EVALUATOR = {"metricName": "rmse", "labelCol": "rating", "predictionCol": "predi
 # Nothing of factorlake is imported by name: the saved folders must say all that is needed.
 READER = """
 import json, sys
+import mlflow.spark
 from pyspark.ml import PipelineModel
 from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.sql import SparkSession
@@ -38,7 +39,11 @@ from pyspark.sql import SparkSession
 spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").config(
     "spark.sql.shuffle.partitions", "1").getOrCreate()
 pairs = spark.createDataFrame([(10, 1), (20, 50), (20, 100000)], "user int, item int")
-models = {"pipeline": PipelineModel.load(sys.argv[1]), "validator": CrossValidatorModel.load(sys.argv[2])}
+models = {
+    "pipeline": PipelineModel.load(sys.argv[1]),
+    "validator": CrossValidatorModel.load(sys.argv[2]),
+    "mlflow": mlflow.spark.load_model(sys.argv[3]),
+}
 found = {
     name: sorted(tuple(row[c] for c in ("user", "item", "prediction")) for row in model.transform(pairs).collect())
     for name, model in models.items()
@@ -84,18 +89,27 @@ def test_cross_validation_finds_the_ridge_that_is_not_absurd(validator: CrossVal
     assert triples(again.transform(small)) == triples(validator.transform(small))
 
 
-def test_saved_pipelines_and_validators_are_read_by_a_new_process(
-    pipeline: PipelineModel, validator: CrossValidatorModel, pairs: DataFrame, tmp_path: Path
+def test_saved_pipelines_validators_and_mlflow_models_are_read_by_a_new_process(
+    pipeline: PipelineModel,
+    validator: CrossValidatorModel,
+    pairs: DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paths = [str(tmp_path / "pipeline"), str(tmp_path / "validator")]
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow.spark
+
+    paths = [str(tmp_path / name) for name in ("pipeline", "validator", "mlflow")]
     pipeline.save(paths[0])
     validator.write().overwrite().save(paths[1])
+    # Without requirements MLflow would look for them by importing the model in an environment of its own.
+    mlflow.spark.save_model(pipeline, paths[2], pip_requirements=["factorlake"])
     done = subprocess.run(
         [sys.executable, "-c", READER, *paths], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("found:"))[6:])
-    assert found["pipeline"] == triples(pipeline.transform(pairs))
+    assert found["pipeline"] == found["mlflow"] == triples(pipeline.transform(pairs))
     assert found["validator"] == triples(validator.transform(pairs))
     assert found["rank"] == 3
     best: Any = validator.bestModel

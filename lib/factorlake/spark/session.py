@@ -63,8 +63,8 @@ def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
         # A limit in bytes makes Spark measure the whole batch again after every row, which costs more than to write
         # the row. Frames of a few large rows are read with `compat.large_rows` instead.
         "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
-        # PySpark asks the JVM five times for every column expression, to name its line in an error: two fifths of all
-        # that a job's driver asks.
+        # PySpark asks the JVM five times for every column expression, to name its line in an error: a third of all that
+        # a job's driver asks.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
