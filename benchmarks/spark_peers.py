@@ -94,6 +94,8 @@ def timed_fit(
 
     def metric(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
         nonlocal around, off_clock
+        # Ids are brought to Spark on the clock, though nothing but `Rows` asks for them this early.
+        _ = users.frame, items.frame
         since = time.perf_counter()
         around = since - began
         rows = Rows(users, shape[0]), Rows(items, shape[1])

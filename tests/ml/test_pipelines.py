@@ -97,6 +97,7 @@ def test_saved_pipelines_validators_and_mlflow_models_are_read_by_a_new_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_DFS_TMP", str(tmp_path / "dfs"))
     import mlflow.spark
 
     paths = [str(tmp_path / name) for name in ("pipeline", "validator", "mlflow")]

@@ -89,8 +89,8 @@ def test_nonnegative_factors_end_as_low_as_sparks(table: pd.DataFrame, ratings: 
         else one.explicit_objective(settings["regParam"])
         for one in (found, theirs)
     ]
+    # The promise, as above.
     assert losses[0] <= losses[1] * 1.005
-    assert model.stopped == "epochs"
 
 
 def test_an_initial_model_is_where_training_starts(ratings: DataFrame, ours: ALSModel) -> None:

@@ -309,6 +309,12 @@ class TrainSettings(Section):
     early_stopping: EarlyStopping | None = EarlyStopping()
     """None: always run all epochs."""
 
+    @model_validator(mode="after")
+    def _nonnegative_has_its_own_solver(self) -> TrainSettings:
+        if self.nonnegative and self.solver != "auto":
+            raise ValueError(f"solver {self.solver} makes factors of either sign; with nonnegative leave it at auto")
+        return self
+
 
 class EvaluateSettings(Section):
     """How a candidate is judged."""

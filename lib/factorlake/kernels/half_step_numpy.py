@@ -60,7 +60,13 @@ def solve_block_numpy(
         elif len(f) and solver == "nonnegative":
             matrix = np.diag(diagonal) if base_matrix is None else np.diag(diagonal) + base_matrix
             start = np.zeros(len(mask)) if warm is None else warm[row]
-            reported[:] = _coordinates(f, c, t, matrix, mask, start, steps)
+            solution = _coordinates(f, c, t, matrix, mask, start, steps)
+            if not np.isfinite(solution).all():
+                raise NumericalError(
+                    f"the system of row {first_row + row} cannot be solved; "
+                    "look for extreme values or raise the regularization"
+                )
+            reported[:] = solution
         elif solver == "residual" and warm is not None:
             solved[row] = warm[row]
         if warm is not None and solver not in ("exact", "nonnegative"):
@@ -148,7 +154,7 @@ def _coordinates(
         before = x.copy()
         for a in range(len(x)):
             bend = matrix[a, a]
-            x[a] = max(x[a] + (right[a] - matrix[a] @ x) / bend if bend > 0 else 0.0, lowest[a])
+            x[a] = np.maximum(0.0 if bend <= 0 else x[a] + (right[a] - matrix[a] @ x) / bend, lowest[a])
         fall = np.sum(np.diagonal(matrix) * (x - before) ** 2)
         if not fall > LEAST_FALL * np.sum(np.abs(x * right)):
             break

@@ -14,7 +14,7 @@ from .residuals import add_row_loss, longest_row, padded, room_for
 from .row_solvers import TILE, add_row_sums
 
 LEAST_FALL = 1e-14
-"""Sweeps over a row end when one lowers its objective by no more than this share of what there was to gain."""
+"""Sweeps over a row end when one lowers its objective by no more than this share of what the row has gained by then."""
 
 
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
@@ -24,13 +24,13 @@ def _take_multiple(multiple: float, vector: FloatVector, total: FloatVector) -> 
 
 
 @njit(cache=True, nogil=True)
-def descend(
+def _descend(
     matrix: FloatMatrix, right: FloatVector, mask: FloatVector, sweeps: int, x: FloatVector, slope: FloatVector
 ) -> None:
     """Lower xᵀAx − 2bᵀx in place, one coordinate after the other, at most ``sweeps`` times over.
 
     Each coordinate goes to its lowest point, or to 0 where that is negative and ``mask`` is 1. ``matrix`` (A) is
-    symmetric and whole; ``slope`` is room for Ax − b. A coordinate in which A is 0 becomes 0.
+    symmetric and whole; ``slope`` is room for Ax − b. A coordinate in which A is 0 becomes 0; NaN stays NaN.
     """
     rank = right.shape[0]
     for a in range(rank):
@@ -42,9 +42,9 @@ def descend(
         fall = gained = 0.0
         for a in range(rank):
             bend = matrix[a, a]
-            lowest = x[a] - slope[a] / bend if bend > 0.0 else 0.0
-            if mask[a] != 0.0:
-                lowest = max(lowest, 0.0)
+            lowest = 0.0 if bend <= 0.0 else x[a] - slope[a] / bend
+            if mask[a] != 0.0 and lowest < 0.0:
+                lowest = 0.0
             step = lowest - x[a]
             if step != 0.0:
                 x[a] = lowest
@@ -98,9 +98,9 @@ def nonnegative_rows(
         for a in range(rank):
             for b in range(a):
                 matrix[a, b] = matrix[b, a]
-        descend(matrix, right, system.mask, sweeps, x, slope)
+        _descend(matrix, right, system.mask, sweeps, x, slope)
         for a in range(rank):
-            if not np.isfinite(x[a]):
+            if not (np.isfinite(x[a]) and np.isfinite(matrix[a, a])):
                 return row
             solved[row, a] = x[a]
         add_row_loss(observed, row, solved[row], own, room, sums)

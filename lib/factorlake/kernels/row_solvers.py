@@ -265,7 +265,7 @@ def add_row_sums(
         for a in range(rank):
             for b in range(a, rank):
                 matrix[a, b] += sums[a, b]
-            right[a] = sums[a, rank]
+            right[a] += sums[a, rank]
     else:
         total = np.zeros((rank, rank + 1))
         for start in range(first, last, SEGMENT):
@@ -275,7 +275,7 @@ def add_row_sums(
         for a in range(rank):
             for b in range(a, rank):
                 matrix[a, b] += total[a, b]
-            right[a] = total[a, rank]
+            right[a] += total[a, rank]
 
 
 @njit(cache=True, nogil=True)

@@ -76,7 +76,8 @@ class Snapshot(Generic[R]):
 
 @dataclass(frozen=True)
 class TrainedModel(Snapshot[R]):
-    """Rows in float32 and in canonical form: XᵀW_uX diagonal before the last user half step, signs fixed.
+    """Rows in float32 and in canonical form: XᵀW_uX diagonal before the last user half step, signs fixed; factors that
+    must not be negative as they were found.
 
     Each user row solves its own system for the published item factors exactly.
     """

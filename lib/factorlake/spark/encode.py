@@ -273,8 +273,7 @@ def check_rows(encoded: DataFrame) -> tuple[int, int, int]:
     Raises as `encode_to_files`.
     """
     sizes = F.sum("n_obs"), F.sum("n_refused"), F.sum(F.size("user_ids")), F.sum(F.size("item_ids"))
-    with small_rows(encoded.sparkSession):
-        n_obs, n_refused, most_users, most_items = (int(size or 0) for size in encoded.agg(*sizes).collect()[0])
+    n_obs, n_refused, most_users, most_items = (int(size or 0) for size in encoded.agg(*sizes).collect()[0])
     _check(n_obs, n_refused)
     return n_obs, most_users, most_items
 

@@ -26,11 +26,10 @@ from factorlake.models.blocks import block_of
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.problem import AlsProblem, rating_sum
 from factorlake.models.weighting import ridge_counts
-from factorlake.spark.compat import task_slots
 from factorlake.spark.encode import Part, PartFile, PartSide, load_ids, merge_ids, save_ids
 from factorlake.spark.ids import Positions
 from factorlake.spark.stored_blocks import StoredBlock, store_block
-from factorlake.spark.task_farm import TASKS_PER_SLOT, balanced, mapped, run_balanced, run_tasks, save_array, whole_file
+from factorlake.spark.task_farm import balanced, mapped, run_balanced, run_tasks, save_array, tasks_of_job, whole_file
 from factorlake.types import SIDES, RatingBlock, Side
 
 
@@ -64,7 +63,7 @@ def pack_files(
     """
     placed_folder = f"{folder}/placed"
     os.makedirs(placed_folder)
-    groups = balanced([(number, 1) for number in range(n_blocks)], TASKS_PER_SLOT * task_slots(spark))
+    groups = balanced([(number, 1) for number in range(n_blocks)], tasks_of_job(spark))
     block_ptr: dict[Side, NDArray[np.int64]] = {}
     for side in SIDES:
         sizes = np.zeros(n_blocks, np.int64)
@@ -267,6 +266,6 @@ def _ids_frame(spark: SparkSession, folder: str, side: Side, block_ptr: NDArray[
                 )
 
     n_blocks = len(block_ptr) - 1
-    n_tasks = min(n_blocks, TASKS_PER_SLOT * task_slots(spark))
+    n_tasks = min(n_blocks, tasks_of_job(spark))
     frame = spark.range(0, n_blocks, 1, n_tasks)
     return frame.mapInArrow(read, "id string, hash bigint, block int, position int")

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from factorlake.errors import FactorlakeError
-from factorlake.spark.compat import task_slots
+from factorlake.spark.compat import is_local, task_slots
 
 Job = TypeVar("Job")
 Told = TypeVar("Told")
 Weighed = TypeVar("Weighed")
 
-# Tasks per slot: enough that an uneven one does not leave the others idle.
-TASKS_PER_SLOT = 2
+
+def tasks_of_job(spark: SparkSession) -> int:
+    """Return how many tasks to cut weighed work into: two for each slot, so that a slow machine does not leave the
+    others idle. On one machine one: starting another takes as long as a small half step."""
+    return task_slots(spark) * (1 if is_local(spark) else 2)
 
 
 def run_tasks(spark: SparkSession, jobs: Sequence[Job], work: Callable[[Job], Told]) -> list[Told]:
@@ -67,7 +70,7 @@ def run_balanced(
 ) -> list[Told]:
     """Run ``work`` once for each of some weighed things, several to a task, and return what it tells in their order."""
     places = [(place, weight) for place, (_, weight) in enumerate(weighed)]
-    groups = balanced(places, TASKS_PER_SLOT * task_slots(spark)) if weighed else []
+    groups = balanced(places, tasks_of_job(spark)) if weighed else []
     things = [[weighed[place][0] for place in group] for group in groups]
     told = run_tasks(spark, things, lambda group: [work(one) for one in group])
     placed = zip(chain.from_iterable(groups), chain.from_iterable(told), strict=True)

@@ -160,7 +160,8 @@ class _Run:
             n_blocks = number_of_blocks(n_observed)
             localized = chosen == "shuffle"
             packed = pack_files(self.spark, parts, folder, n_blocks, self.parameters, localized=localized)
-            with _kept(packed.users, packed.items) as (users, items):
+            users, items = packed.users, packed.items
+            with _kept(users, items):
                 self._packed(n_observed, users, items)
                 with named_jobs(self.spark, "half steps"):
                     if chosen == "shuffle":
@@ -181,9 +182,11 @@ class _Run:
             return self._local(parts_of(encoded))
         path = f"{self.workspace}/rating_blocks"
         n_blocks = number_of_blocks(n_observed)
-        by_side = (positions(encoded.select(F.explode(ids).alias("id")), n_blocks) for ids in ("user_ids", "item_ids"))
+        users, items = (
+            positions(encoded.select(F.explode(ids).alias("id")), n_blocks) for ids in ("user_ids", "item_ids")
+        )
         try:
-            with _kept(*by_side) as (users, items):
+            with _kept(users, items):
                 self._packed(n_observed, users, items)
                 with named_jobs(self.spark, "pack rating blocks"):
                     write_blocks(pack_blocks(encoded, users, items), path)
@@ -206,15 +209,18 @@ class _Run:
         threads = self.threads or min(task_slots(self.spark), os.cpu_count() or 1)
         joined = join_parts(parts, threads)
         n_observed = len(joined.user)
-        # Few ask for the frames before the end, and to bring ids to Spark takes longer than to pack a small log.
-        beside = ThreadPoolExecutor(1)
         n_blocks = number_of_blocks(n_observed)
-        users = _numbered(self.spark, joined.users, n_blocks, beside)
-        items = _numbered(self.spark, joined.items, n_blocks, beside)
+        # Few ask for the frames of ids before the end, and to bring ids to Spark takes longer than to pack a small log.
+        beside = ThreadPoolExecutor(1)
+        try:
+            users, items = (_numbered(self.spark, ids, n_blocks, beside) for ids in (joined.users, joined.items))
+            user_blocks, item_blocks = pack_positions(
+                joined.user, joined.item, joined.values, joined.users.hashes, joined.items.hashes, threads
+            )
+        except BaseException:
+            beside.shutdown(cancel_futures=True)
+            raise
         beside.shutdown(wait=False)
-        user_blocks, item_blocks = pack_positions(
-            joined.user, joined.item, joined.values, joined.users.hashes, joined.items.hashes, threads
-        )
         self._packed(n_observed, users, items)
         with LocalPlan(user_blocks, item_blocks, self.parameters, threads) as plan:
             model = self._on_driver(plan, users, items)
@@ -274,16 +280,16 @@ def _numbered(spark: SparkSession, ids: Ids, n_blocks: int, beside: Executor) ->
 
 
 @contextmanager
-def _kept(users: Positions, items: Positions) -> Iterator[tuple[Positions, Positions]]:
+def _kept(*sides: Positions) -> Iterator[None]:
     """Keep the frames of positions, which name the rows of factors until those are written; give them up only when
     the fit inside fails."""
-    keep(users.frame)
-    keep(items.frame)
+    for one in sides:
+        keep(one.frame)
     try:
-        yield users, items
+        yield
     except BaseException:
-        release(users.frame)
-        release(items.frame)
+        for one in sides:
+            release(one.frame)
         raise
 
 
