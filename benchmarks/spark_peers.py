@@ -2,13 +2,14 @@
 
     python -m benchmarks.train_als --peers pyspark_ml --rank 64
 
-One session that has trained a small model with each, the same frame of integer ids, the same objective (Spark's).
-The clock starts at the frame and takes in all set-up. Ours is looked at after each epoch, off the clock: its time is
-that of the first epoch after which the objective is at most what the peer ends with and NDCG@10 not below the peer's by
-more than its standard error over users. The exact half step that ends our training comes after it: it is told apart
-(``seconds_last_half_step``), as is the time of the finished model (``seconds_in_all``). The driver's peak memory
-includes the benchmark's own copies of the data. Ours is trained ``--repeat`` times, one half before the peer and one
-after, and counts by the medians; the peer, which takes minutes, once.
+One session that has trained a small model with each, the same frame of integer ids, the same objective (Spark's). The
+clock starts at the frame and takes in all set-up. Our time is that of the first epoch after which the objective is at
+most what the peer ends with and NDCG@10 not below the peer's by more than its standard error over users. Nobody looks
+at the timed trainings: a last one, which has the same bits and is not timed, tells what each epoch reached. The exact
+half step that ends our training comes after it: it is told apart (``seconds_last_half_step``), as is the time of the
+finished model (``seconds_in_all``). The driver's peak memory includes the benchmark's own copies of the data. Ours is
+trained ``--repeat`` times, one half before the peer and one after, and counts by the medians; the peer, which takes
+minutes, once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class TimedFit:
-    """Seconds of one of our trainings, without what was spent on looking at it."""
+    """Seconds of one of our trainings."""
 
     seconds: list[float]
     """From the frame to the end of each epoch."""
@@ -76,40 +77,16 @@ class TimedFit:
     told: dict[str, Any]
 
 
-def timed_fit(
-    spark: SparkSession,
-    pairs: DataFrame,
-    parameters: AlsParameters,
-    plan: Any,
-    workspace: str,
-    shape: tuple[int, int],
-    look: Callable[[Snapshot[Any], tuple[Rows, Rows]], None],
-) -> TimedFit:
-    """Train by what the train job and the drop-in call; ``look`` at the model after each epoch, off the clock."""
-    seconds: list[float] = []
-    around, off_clock = 0.0, 0.0
+def timed_fit(spark: SparkSession, pairs: DataFrame, parameters: AlsParameters, plan: Any, workspace: str) -> TimedFit:
+    """Train by what the train job and the drop-in call, with nobody looking on."""
     trace: list[TraceRow] = []
+    ends: list[float] = []
     progress: list[str] = []
     began = time.perf_counter()
 
-    def metric(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
-        nonlocal around, off_clock
-        # Ids are brought to Spark on the clock, though nothing but `Rows` asks for them this early.
-        _ = users.frame, items.frame
-        since = time.perf_counter()
-        around = since - began
-        rows = Rows(users, shape[0]), Rows(items, shape[1])
-        off_clock += time.perf_counter() - since
-
-        def count(epoch: int, now: Snapshot[Any]) -> float:
-            nonlocal off_clock
-            since = time.perf_counter()
-            seconds.append(since - began - off_clock)
-            look(now, rows)
-            off_clock += time.perf_counter() - since
-            return float(epoch)
-
-        return count
+    def note(row: TraceRow) -> None:
+        trace.append(row)
+        ends.append(time.perf_counter() - began)
 
     fitted = fit_pairs(
         spark,
@@ -119,12 +96,12 @@ def timed_fit(
         plan=plan,
         threads=2,
         progress=progress.append,
-        on_half_step=trace.append,
-        validation=Validation(metric, larger_is_better=True),
+        on_half_step=note,
     )
-    in_all = time.perf_counter() - began - off_clock
+    in_all = time.perf_counter() - began
     fitted.release()
-    epochs = np.zeros(len(seconds))
+    around = ends[0] - trace[0].seconds
+    epochs = np.zeros(parameters.epochs)
     for row in trace[:-1]:
         epochs[row.epoch - 1] += row.seconds
     told = {
@@ -136,10 +113,35 @@ def timed_fit(
         "seconds_last_half_step": trace[-1].seconds,
         "seconds_in_all": in_all,
     }
+    seconds = [end for end, row in zip(ends, trace, strict=True) if row.side == "item"]
     return TimedFit(seconds, around, told)
 
 
-def ours(
+def look_at(
+    spark: SparkSession,
+    pairs: DataFrame,
+    parameters: AlsParameters,
+    plan: Any,
+    workspace: str,
+    shape: tuple[int, int],
+    look: Callable[[Snapshot[Any], tuple[Rows, Rows]], None],
+) -> None:
+    """Train once more, not timed, and ``look`` at the model after each epoch: it has the same bits."""
+
+    def metric(users: Positions, items: Positions) -> Callable[[int, Snapshot[Any]], float]:
+        rows = Rows(users, shape[0]), Rows(items, shape[1])
+
+        def count(epoch: int, now: Snapshot[Any]) -> float:
+            look(now, rows)
+            return float(epoch)
+
+        return count
+
+    validation = Validation(metric, larger_is_better=True)
+    fit_pairs(spark, pairs, parameters, workspace=workspace, plan=plan, threads=2, validation=validation).release()
+
+
+def course_of(
     spark: SparkSession,
     pairs: DataFrame,
     task: Task,
@@ -147,8 +149,9 @@ def ours(
     value: Callable[[Factors], float],
     plan: Any,
     workspace: str,
-) -> tuple[Course, dict[str, Any]]:
-    """Train ours and look at its objective and NDCG@10."""
+    timed: Sequence[TimedFit],
+) -> Course:
+    """Return the course of some timed runs of one training: the medians of their seconds, its objective and NDCG@10."""
     objective: list[float] = []
     ndcg: list[tuple[float, float]] = []
 
@@ -157,22 +160,9 @@ def ours(
         objective.append(value(factors))
         ndcg.append(task.ndcg(factors))
 
-    fit = timed_fit(spark, pairs, parameters, plan, workspace, task.train.shape, look)
-    return Course(fit.seconds, objective, ndcg, fit.seconds_around), fit.told
-
-
-def ours_again(
-    spark: SparkSession, pairs: DataFrame, task: Task, parameters: AlsParameters, plan: Any, workspace: str
-) -> TimedFit:
-    """Train ours without looking at it: it has the same bits."""
-    return timed_fit(spark, pairs, parameters, plan, workspace, task.train.shape, lambda *_: None)
-
-
-def median_course(first: Course, again: list[TimedFit]) -> Course:
-    """Return the course of several runs of one training: the medians of their seconds."""
-    seconds = np.median([first.seconds, *(fit.seconds for fit in again)], axis=0).tolist()
-    around = float(np.median([first.seconds_around, *(fit.seconds_around for fit in again)]))
-    return replace(first, seconds=seconds, seconds_around=around)
+    look_at(spark, pairs, parameters, plan, workspace, task.train.shape, look)
+    seconds = np.median([fit.seconds for fit in timed], axis=0).tolist()
+    return Course(seconds, objective, ndcg, float(np.median([fit.seconds_around for fit in timed])))
 
 
 def pyspark_ml(
@@ -276,21 +266,18 @@ def main(arguments: list[str] | None = None) -> None:
         few.unpersist()
         pairs.agg(F.sum("user_id"), F.sum("item_id")).collect()
         workspace = f"{temporary}/work"
-        first, told = ours(spark, pairs, task, parameters, value, given.plan, workspace)
+        train = lambda: timed_fit(spark, pairs, parameters, given.plan, workspace)  # noqa: E731
+        timed = [train() for _ in range((given.repeat + 1) // 2)]
         figures["driver_python_peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        again = [
-            ours_again(spark, pairs, task, parameters, given.plan, workspace) for _ in range((given.repeat - 1) // 2)
-        ]
         if "pyspark_ml" in given.peers.split(","):
             peer, told_peer = pyspark_ml(rated(pairs), task, given, value)
             figures["pyspark_ml"] = told_course("pyspark.ml", peer) | told_peer
-        while len(again) < given.repeat - 1:
-            again.append(ours_again(spark, pairs, task, parameters, given.plan, workspace))
-        own = median_course(first, again)
-        figures["factorlake"] = told | told_course("factorlake", own)
-        figures["factorlake"]["runs"] = [first.seconds, *(fit.seconds for fit in again)]
+        timed += [train() for _ in range(given.repeat - len(timed))]
+        own = course_of(spark, pairs, task, parameters, value, given.plan, workspace, timed)
+        figures["factorlake"] = timed[0].told | told_course("factorlake", own)
+        figures["factorlake"]["runs"] = [fit.seconds for fit in timed]
         for name in ("seconds_to_pack", "seconds_per_epoch", "seconds_last_half_step", "seconds_in_all"):
-            figures["factorlake"][name] = float(np.median([told[name], *(fit.told[name] for fit in again)]))
+            figures["factorlake"][name] = float(np.median([fit.told[name] for fit in timed]))
             print(f"{name} {figures['factorlake'][name]:.2f}", flush=True)
         if "pyspark_ml" in figures:
             reached = own.until_as_good_as(peer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -179,12 +179,16 @@ def test_no_factor_is_negative_where_none_may_be(parameters: AlsParameters, rati
     if chosen.has_biases:
         assert model.user_biases is not None
         assert model.user_biases.min() < 0
-    # Every user is at the lowest point in reach: the objective's slope is 0 in factors above 0, and at 0 not negative.
-    losses = [dense_loss(problem, model, chosen)]
-    for move in (0.999, 1.001):
-        moved = replace(model, users=replace(model.users, array=model.users.array * np.float32(move)))
-        losses.append(dense_loss(problem, moved, chosen))
-    assert losses[0] <= min(losses[1:])
+    # Every user is at the lowest point in reach: no factor of his can be moved, up or down to 0, and the loss fall.
+    lowest, user = dense_loss(problem, model, chosen), int(np.argmax((model.user_factors == 0).any(axis=1)))
+    for column, move in product(range(chosen.rank), (-0.01, 0.01)):
+        moved = model.users.array.copy()
+        moved[user, column] = max(moved[user, column] + move, 0)
+        # float32 factors know the loss, which is flat there, to 1e-10 of itself.
+        assert (
+            dense_loss(problem, replace(model, users=replace(model.users, array=moved)), chosen)
+            >= lowest - 1e-9 * lowest
+        )
 
 
 def test_planted_parts_are_found_again_without_negative_factors() -> None:
@@ -202,6 +206,16 @@ def test_planted_parts_are_found_again_without_negative_factors() -> None:
     # Each user belongs to one part and to no other.
     shares = model.user_factors / model.user_factors.sum(axis=1, keepdims=True)
     assert np.sort(shares, axis=1)[:, -1].min() > 0.999
+
+
+def test_factors_to_start_from_count_by_their_magnitude_where_none_may_be_negative() -> None:
+    problem = small_problem("one")
+    chosen = replace(MODERN, nonnegative=True, epochs=1)
+    rng = np.random.default_rng(3)
+    start = (rng.standard_normal((problem.n_users, MODERN.rank)), rng.standard_normal((problem.n_items, MODERN.rank)))
+    signed, unsigned = (fit(problem, chosen, start=one) for one in (start, (np.abs(start[0]), np.abs(start[1]))))
+    assert np.array_equal(signed.user_factors, unsigned.user_factors)
+    assert np.array_equal(signed.item_factors, unsigned.item_factors)
 
 
 def test_a_solver_that_makes_negative_factors_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,13 +58,18 @@ def bits_of(context: Context, pairs: DataFrame) -> Bits:
 
 
 @pytest.mark.parametrize("objective", ["implicit", "explicit"])
+@pytest.mark.parametrize("nonnegative", [False, True])
 def test_factors_are_bitwise_equal_for_any_partitions_and_every_plan(
-    spark: SparkSession, lake_root: str, objective: str
+    spark: SparkSession, lake_root: str, objective: str, nonnegative: bool
 ) -> None:
     pairs = pairs_of(spark, objective)
-    local = context_of(spark, lake_root, objective=objective, plan="local", threads=2)
-    broadcast = context_of(spark, lake_root, objective=objective, plan="broadcast")
-    shuffle = context_of(spark, lake_root, objective=objective, plan="shuffle")
+    chosen: dict[str, Any] = {"objective": objective, "nonnegative": nonnegative}
+    local = context_of(spark, lake_root, **chosen, plan="local", threads=2)
+    broadcast = context_of(spark, lake_root, **chosen, plan="broadcast")
+    shuffle = context_of(spark, lake_root, **chosen, plan="shuffle")
+    model = fit(local, pairs.repartition(1), "m").model
+    least = min(model.user_factors.min(), model.item_factors.min())
+    assert least == 0 if nonnegative else least < 0
     wanted = bits_of(local, pairs.repartition(1))
     before = str(spark.conf.get("spark.sql.shuffle.partitions"))
     try:
@@ -75,10 +81,11 @@ def test_factors_are_bitwise_equal_for_any_partitions_and_every_plan(
         spark.conf.set("spark.sql.shuffle.partitions", before)
 
 
+@pytest.mark.parametrize("nonnegative", [False, True])
 def test_blocks_and_factors_that_travel_with_tasks_give_the_same_bits(
-    spark: SparkSession, lake_root: str, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, lake_root: str, monkeypatch: pytest.MonkeyPatch, nonnegative: bool
 ) -> None:
-    broadcast = context_of(spark, lake_root, plan="broadcast")
+    broadcast = context_of(spark, lake_root, plan="broadcast", nonnegative=nonnegative)
     by_file = bits_of(broadcast, pairs_of(spark, "implicit"))
     # As on a cluster whose workers do not see the table root.
     monkeypatch.setattr(Exchange, "_workers_see", lambda *_: False)

@@ -2,7 +2,8 @@
 
 A plan (``plan.Plan``) holds the rows and works on them block by block. The loop does the rest: says what is done with
 a block, sums Gram matrices in block order, computes one eigenbasis per half step, keeps the trace, decides when to
-stop, and ends with the canonical form and one exact user half step.
+stop, and ends with the canonical form and one exact user half step. Factors that must not be negative have neither
+eigenbasis nor canonical form: they are never turned.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def train(
         kept.
     start : (user_factors, item_factors) to start from, each (n, rank). A row of NaN, and every row without
         ``start``, starts at zero where it is a user's and with draws from (seed, hash of the id) where it is an
-        item's. Biases start at zero and μ at the mean rating.
+        item's. Biases start at zero and μ at the mean rating. Factors that must not be negative start from magnitudes.
 
     Raises
     ------
@@ -227,7 +228,8 @@ class _Training(Generic[R]):
         return Snapshot(state.user.rows, state.item.rows, self.parameters.rank, state.mean)
 
     def _finish(self, state: State[R], epoch: int, stopped: Stopped, jitters: int) -> TrainedModel[R]:
-        """Bring the kept state into canonical form, then solve every user for the rounded item factors."""
+        """Bring the kept state into canonical form (non-negative factors stay as they are), then solve every user for
+        the rounded item factors."""
         began = time.perf_counter()
         parameters, problem, rank = self.parameters, self.problem, self.parameters.rank
         turn = None

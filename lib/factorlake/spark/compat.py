@@ -95,6 +95,7 @@ _LOCK = threading.Lock()
 _lent: dict[tuple[int, str], tuple[str | None, list[str]]] = {}
 """By session and setting: what was there, and what those inside ask for."""
 BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+SPARKS_BATCH_ROWS = 10_000
 
 
 @contextmanager
@@ -136,10 +137,13 @@ def large_rows(spark: SparkSession) -> AbstractContextManager[None]:
 
 @contextmanager
 def small_rows(spark: SparkSession) -> Iterator[None]:
-    """Let Arrow batches of the actions inside hold a hundred thousand rows, where the session lets that be set: for
-    rows of a few numbers a batch costs more than its rows."""
+    """Let Arrow batches of the actions inside hold a hundred thousand rows, where the session lets that be set and does
+    not ask for fewer than Spark itself does: for rows of a few numbers a batch costs more than its rows."""
     with ExitStack() as lent:
         try:
+            if int(spark.conf.get(BATCH_ROWS, None) or SPARKS_BATCH_ROWS) < SPARKS_BATCH_ROWS:
+                yield
+                return
             lent.enter_context(_lent_setting(spark, BATCH_ROWS, "100000"))
         except PySparkException as error:
             log.info("%s stays as the session has it: %s", BATCH_ROWS, str(error).partition("\n")[0])
