@@ -37,6 +37,7 @@ def test_set_wins_over_the_environment() -> None:
         ("train.rank=0", "'train.rank'"),
         ("recommender=interactions", "shared table"),
         ("publish.slot=../live", "publish.slot"),
+        ("train={nonnegative: true, solver: cg}", "leave it at auto"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_known_one(override: str, told: str) -> None:
