@@ -27,7 +27,7 @@ def test_a_zone_is_utc_inside_and_what_it_was_after_the_last_one_leaves(spark: S
 
 def test_of_two_that_ask_for_batches_the_smaller_ones_are_made_meanwhile(spark: SparkSession) -> None:
     session = spark.newSession()
-    session.conf.set(BATCH_ROWS, "777")
+    session.conf.set(BATCH_ROWS, "20000")
     numbers, blocks = small_rows(session), large_rows(session)
     numbers.__enter__()
     assert session.conf.get(BATCH_ROWS) == "100000"
@@ -38,4 +38,12 @@ def test_of_two_that_ask_for_batches_the_smaller_ones_are_made_meanwhile(spark: 
     numbers.__exit__(None, None, None)
     assert session.conf.get(BATCH_ROWS) == "1"
     blocks.__exit__(None, None, None)
+    assert session.conf.get(BATCH_ROWS) == "20000"
+
+
+def test_a_session_that_asks_for_small_batches_keeps_them(spark: SparkSession) -> None:
+    session = spark.newSession()
+    session.conf.set(BATCH_ROWS, "777")
+    with small_rows(session):
+        assert session.conf.get(BATCH_ROWS) == "777"
     assert session.conf.get(BATCH_ROWS) == "777"
