@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from factorlake.spark.compat import BATCH_ROWS, job_settings, large_rows, small_rows
@@ -47,3 +48,5 @@ def test_a_session_that_asks_for_small_batches_keeps_them(spark: SparkSession) -
     with small_rows(session):
         assert session.conf.get(BATCH_ROWS) == "777"
     assert session.conf.get(BATCH_ROWS) == "777"
+    with pytest.raises(PySparkException, match="of the action inside"), small_rows(session):
+        raise PySparkException("of the action inside")

@@ -136,17 +136,23 @@ def large_rows(spark: SparkSession) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def _as_the_session_lets(setting: str) -> Iterator[None]:
+    """Leave a setting as it is where the platform refuses to have it asked for or changed."""
+    try:
+        yield
+    except PySparkException as error:
+        # Serverless platforms let few settings be changed.
+        log.info("%s stays as the session has it: %s", setting, str(error).partition("\n")[0])
+
+
+@contextmanager
 def small_rows(spark: SparkSession) -> Iterator[None]:
     """Let Arrow batches of the actions inside hold a hundred thousand rows, where the session lets that be set and does
     not ask for fewer than Spark itself does: for rows of a few numbers a batch costs more than its rows."""
     with ExitStack() as lent:
-        try:
-            if int(spark.conf.get(BATCH_ROWS, None) or SPARKS_BATCH_ROWS) < SPARKS_BATCH_ROWS:
-                yield
-                return
-            lent.enter_context(_lent_setting(spark, BATCH_ROWS, "100000"))
-        except PySparkException as error:
-            log.info("%s stays as the session has it: %s", BATCH_ROWS, str(error).partition("\n")[0])
+        with _as_the_session_lets(BATCH_ROWS):
+            if int(spark.conf.get(BATCH_ROWS, None) or SPARKS_BATCH_ROWS) >= SPARKS_BATCH_ROWS:
+                lent.enter_context(_lent_setting(spark, BATCH_ROWS, "100000"))
         yield
 
 
@@ -155,11 +161,8 @@ def job_settings(spark: SparkSession) -> Iterator[None]:
     """Give a session that a platform started what JOB_SETTINGS says, inside."""
     with ExitStack() as lent:
         for setting, value in JOB_SETTINGS.items():
-            try:
+            with _as_the_session_lets(setting):
                 lent.enter_context(_lent_setting(spark, setting, value))
-            except PySparkException as error:
-                # Serverless platforms let few settings be changed.
-                log.info("%s stays as the session has it: %s", setting, str(error).partition("\n")[0])
         yield
 
 

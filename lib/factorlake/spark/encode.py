@@ -143,11 +143,16 @@ def _side(column: pa.ChunkedArray) -> PartSide:
     encoded = column.dictionary_encode()
     if not len(encoded):
         return PartSide(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int32))
-    ids = encoded.chunk(0).dictionary.cast(pa.string())
+    ids, hashes, position = _in_order(encoded.chunk(0).dictionary.cast(pa.string()))
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    return PartSide(ids, hashes, position[codes])
+
+
+def _in_order(ids: pa.Array) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int32]]:
+    """Return distinct ids in training order, their hashes, and where each of them went."""
     hashes = hash_strings(ids)
     order = order_by_hash(ids, hashes)
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
-    return PartSide(ids.take(pa.array(order)), hashes[order], _inverse(order)[codes])
+    return ids.take(pa.array(order)), hashes[order], _inverse(order)
 
 
 def _numbered_side(numbers: NDArray[np.integer], low: int, span: int) -> PartSide:
@@ -156,12 +161,10 @@ def _numbered_side(numbers: NDArray[np.integer], low: int, span: int) -> PartSid
     occurs = np.zeros(span, np.bool_)
     occurs[place] = True
     found = np.flatnonzero(occurs)
-    ids = pa.array(found + low).cast(pa.string())
-    hashes = hash_strings(ids)
-    order = order_by_hash(ids, hashes)
+    ids, hashes, position = _in_order(pa.array(found + low).cast(pa.string()))
     codes = np.zeros(span, np.int32)
-    codes[found] = _inverse(order)
-    return PartSide(ids.take(pa.array(order)), hashes[order], np.take(codes, place, mode="clip"))
+    codes[found] = position
+    return PartSide(ids, hashes, np.take(codes, place, mode="clip"))
 
 
 def _wanted(pairs: DataFrame) -> DataFrame:
