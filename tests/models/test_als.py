@@ -185,10 +185,8 @@ def test_no_factor_is_negative_where_none_may_be(parameters: AlsParameters, rati
         moved = model.users.array.copy()
         moved[user, column] = max(moved[user, column] + move, 0)
         # float32 factors know the loss, which is flat there, to 1e-10 of itself.
-        assert (
-            dense_loss(problem, replace(model, users=replace(model.users, array=moved)), chosen)
-            >= lowest - 1e-9 * lowest
-        )
+        elsewhere = replace(model, users=replace(model.users, array=moved))
+        assert dense_loss(problem, elsewhere, chosen) >= lowest - 1e-9 * lowest
 
 
 def test_planted_parts_are_found_again_without_negative_factors() -> None:

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from factorlake.config.loader import build
 from factorlake.errors import NumericalError
 from factorlake.kernels.row_solvers import SEGMENT
+from factorlake.models.trained import TrainedModel
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import epoch_metric
@@ -49,7 +50,10 @@ def pairs_of(spark: SparkSession, objective: str) -> DataFrame:
 
 
 def bits_of(context: Context, pairs: DataFrame) -> Bits:
-    model = fit(context, pairs, "m").model
+    return bits(fit(context, pairs, "m").model)
+
+
+def bits(model: TrainedModel[Any]) -> Bits:
     return Bits(
         model.user_factors.tobytes() + (b"" if model.user_biases is None else model.user_biases.tobytes()),
         model.item_factors.tobytes() + (b"" if model.item_biases is None else model.item_biases.tobytes()),
@@ -70,7 +74,7 @@ def test_factors_are_bitwise_equal_for_any_partitions_and_every_plan(
     model = fit(local, pairs.repartition(1), "m").model
     least = min(model.user_factors.min(), model.item_factors.min())
     assert least == 0 if nonnegative else least < 0
-    wanted = bits_of(local, pairs.repartition(1))
+    wanted = bits(model)
     before = str(spark.conf.get("spark.sql.shuffle.partitions"))
     try:
         for partitions, context in ((2, shuffle), (4, broadcast), (8, local), (13, shuffle)):
