@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, FloatType, IntegerType, NumericType, StringType
+from pyspark.sql.types import DataType, FloatType, IntegerType, IntegralType, NumericType, StringType
 
 from factorlake.errors import ConfigError, DataRefusedError
 
@@ -64,7 +64,7 @@ def possible_id_column(dataset: DataFrame, column: str) -> Column:
     if not isinstance(kind, NumericType):
         raise DataRefusedError(f"column {column!r} has the type {kind.simpleString()}; ids are numbers or text")
     narrow = values.try_cast("int")
-    return F.when(values == narrow, narrow)
+    return narrow if isinstance(kind, IntegralType) else F.when(values == narrow, narrow)
 
 
 def key_column(dataset: DataFrame, column: str, kind: DataType) -> Column:
@@ -88,14 +88,24 @@ def rating_column(dataset: DataFrame, column: str) -> Column:
     ------
     DataRefusedError : there is no such column, or it holds no numbers.
     """
+    values = possible_rating_column(dataset, column)
+    bad = values.isNull() | F.isnan(values)
+    return F.when(bad, F.raise_error(F.lit("Ratings MUST NOT be Null or NaN"))).otherwise(values)
+
+
+def possible_rating_column(dataset: DataFrame, column: str) -> Column:
+    """Return a column of ratings as `rating_column` does, but with what can be no rating left in it.
+
+    Raises
+    ------
+    DataRefusedError : there is no such column, or it holds no numbers.
+    """
     if not column:
         return F.lit(1.0).cast("float")
     kind = column_type(dataset, column)
     if not isinstance(kind, NumericType):
         raise DataRefusedError(f"column {column!r} has the type {kind.simpleString()}; ratings are numbers")
-    values = named(column).cast("double")
-    bad = values.isNull() | F.isnan(values)
-    return F.when(bad, F.raise_error(F.lit("Ratings MUST NOT be Null or NaN"))).otherwise(values).cast("float")
+    return named(column).cast("double").cast("float")
 
 
 def check_new_column(dataset: DataFrame, column: str) -> None:

@@ -17,8 +17,14 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.errors import ConfigError, RepeatedPairsError
-from factorlake.ml.columns import combined_pairs, id_column, rating_column
+from factorlake.errors import ConfigError, DataRefusedError, RepeatedPairsError
+from factorlake.ml.columns import (
+    combined_pairs,
+    id_column,
+    possible_id_column,
+    possible_rating_column,
+    rating_column,
+)
 from factorlake.ml.factors import Factors, factor_frame
 from factorlake.ml.model import ALSModel
 from factorlake.ml.params import EstimatorParams
@@ -271,24 +277,35 @@ class ALS(Estimator[ALSModel], EstimatorParams, DefaultParamsWritable, DefaultPa
         initial = self._initial
         if initial is not None and initial.rank != parameters.rank:
             raise ConfigError(f"the initial model has rank {initial.rank}, rank is {parameters.rank}; make them equal")
-        columns = [
-            id_column(dataset, self.getUserCol()).alias("user_id"),
-            id_column(dataset, self.getItemCol()).alias("item_id"),
-        ]
+        sides = {"user_id": self.getUserCol(), "item_id": self.getItemCol()}
+        columns = [possible_id_column(dataset, column).alias(side) for side, column in sides.items()]
         weight = self.getAlpha() if parameters.objective == "implicit" and parameters.alpha is None else 1.0
         if self.getRatingCol() or weight != 1.0:
-            rating = rating_column(dataset, self.getRatingCol())
-            columns.append((rating * F.lit(weight)).alias("value"))
+            rating = possible_rating_column(dataset, self.getRatingCol())
+            columns.append((rating if weight == 1.0 else rating * F.lit(weight)).alias("value"))
         pairs = dataset.select(*columns)
         folder = self.getWorkspace()
         with tempfile.TemporaryDirectory(prefix="factorlake-") if folder is None else _own_folder(folder) as workspace:
             # The frames of ids that name the rows lie in the workspace until they are released.
-            fitted = self._train(pairs, parameters, workspace)
+            try:
+                fitted = self._train(pairs, parameters, workspace)
+            except DataRefusedError:
+                self._check_rows(dataset)
+                raise
             try:
                 factors = self._factors(pairs, fitted)
             finally:
                 fitted.release()
         return self._copyValues(ALSModel(factors)._resetUid(self.uid))
+
+    def _check_rows(self, dataset: DataFrame) -> None:
+        """Fail with pyspark.ml's words on a row that cannot be trained on; asked once training has refused some."""
+        checked = dataset.select(
+            id_column(dataset, self.getUserCol()).alias("user"),
+            id_column(dataset, self.getItemCol()).alias("item"),
+            rating_column(dataset, self.getRatingCol()).alias("rating"),
+        )
+        checked.write.format("noop").mode("overwrite").save()
 
     def _train(self, pairs: DataFrame, parameters: AlsParameters, workspace: str) -> Fitted:
         """Train; where pairs turn out to occur twice, combine them and train on those."""

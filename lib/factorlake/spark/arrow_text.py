@@ -24,6 +24,27 @@ def hash_strings(ids: pa.Array) -> NDArray[np.int64]:
     return hash_bytes(np.frombuffer(text or b"", np.uint8), own)
 
 
+def distinct_values(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Return the distinct values that occur in a column, and the place of each row's among them; −1 for null.
+
+    A column of dictionaries stands for the values in them, of which some may be unused, or stand there twice.
+    """
+    if not pa.types.is_dictionary(column.type):
+        encoded = column.dictionary_encode().combine_chunks()
+        return encoded.dictionary, pc.fill_null(encoded.indices, -1).to_numpy()
+    stored = column.unify_dictionaries().combine_chunks()
+    values = stored.dictionary.dictionary_encode()
+    codes = pc.fill_null(stored.indices, -1).to_numpy()
+    # The place after the last, which is that of null, is asked for by −1.
+    place = np.append(values.indices.to_numpy(), np.int32(-1))
+    occurs = np.zeros(len(place), np.bool_)
+    occurs[codes] = True
+    is_used = np.zeros(len(values.dictionary), np.bool_)
+    is_used[place[:-1][occurs[:-1]]] = True
+    left = np.append((np.cumsum(is_used) - 1).astype(np.int32), np.int32(-1))
+    return values.dictionary.filter(pa.array(is_used)), left[place][codes]
+
+
 def column_as_text(column: pa.Array) -> list[str | None]:
     """Return a column's values as text: shortest round trip for floats, ISO 8601 for times, JSON for nested
     values."""

@@ -23,8 +23,9 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
 from factorlake.kernels.packing import join_values
-from factorlake.spark.arrow_text import hash_strings
+from factorlake.spark.arrow_text import distinct_values, hash_strings
 from factorlake.spark.compat import large_rows, small_rows
+from factorlake.spark.parquet_scan import map_columns
 from factorlake.spark.task_farm import mapped
 from factorlake.types import Side
 
@@ -139,12 +140,8 @@ def _side(column: pa.ChunkedArray) -> PartSide:
         low, high = bounds["min"].as_py(), bounds["max"].as_py()
         if high - low < NUMBERS_PER_ID * len(column):
             return _numbered_side(column.to_numpy(), low, high - low + 1)
-    # Every chunk carries the dictionary of the whole column.
-    encoded = column.dictionary_encode()
-    if not len(encoded):
-        return PartSide(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int32))
-    ids, hashes, position = _in_order(encoded.chunk(0).dictionary.cast(pa.string()))
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    found, codes = distinct_values(column)
+    ids, hashes, position = _in_order(found.cast(pa.string()))
     return PartSide(ids, hashes, position[codes])
 
 
@@ -208,7 +205,7 @@ def encode_to_files(pairs: DataFrame, drop_zero: bool, folder: str) -> list[Part
 
     schema = "prefix string, n_obs bigint, n_refused bigint, n_users bigint, n_items bigint"
     with small_rows(pairs.sparkSession):
-        rows = _wanted(pairs).mapInArrow(encode, schema).collect()
+        rows = map_columns(_wanted(pairs), encode, schema).collect()
     _check(sum(row["n_obs"] for row in rows), sum(row["n_refused"] for row in rows))
     return [PartFile(row["prefix"], row["n_obs"], row["n_users"], row["n_items"]) for row in rows if row["n_obs"]]
 
@@ -267,7 +264,7 @@ def encode_to_rows(pairs: DataFrame, drop_zero: bool) -> DataFrame:
             }
             yield pa.RecordBatch.from_pylist([row], schema=_ENCODED)
 
-    return _wanted(pairs).mapInArrow(encode, ENCODED_SCHEMA)
+    return map_columns(_wanted(pairs), encode, ENCODED_SCHEMA)
 
 
 def check_rows(encoded: DataFrame) -> tuple[int, int, int]:

@@ -19,9 +19,10 @@ from factorlake.kernels.packing import compress_rows
 from factorlake.kernels.top_k import OrderedItems, best_items, order_items, similar_items
 from factorlake.models.blocks import block_of
 from factorlake.models.threads import single_threaded_blas
-from factorlake.spark.arrow_text import hash_strings
+from factorlake.spark.arrow_text import distinct_values, hash_strings
 from factorlake.spark.ids import logical_block
 from factorlake.spark.item_side import ItemSide
+from factorlake.spark.parquet_scan import map_columns
 
 LIST_SCHEMA = "user_id string, rank int, item_id string, score float, source string"
 _LIST = pa.schema(
@@ -79,7 +80,7 @@ def score_top_k(users: DataFrame, seen: DataFrame, items: ItemSide, k: int, n_bl
             return _score_block(left, right, items, k)
 
     left = users.select("user_id", "factor", "bias").withColumn("block", logical_block(F.xxhash64("user_id"), n_blocks))
-    right = seen.select("user_id", "item_id").mapInArrow(pack, _SEEN_SCHEMA)
+    right = map_columns(seen.select("user_id", "item_id"), pack, _SEEN_SCHEMA)
     return left.groupBy("block").cogroup(right.groupBy("block")).applyInArrow(score, LIST_SCHEMA)
 
 
@@ -119,8 +120,8 @@ def score_similar(items: ItemSide, item_frame: DataFrame, n: int) -> DataFrame:
 
 def _pack_seen(pairs: pa.Table, items: ItemSide, n_blocks: int) -> Iterator[pa.RecordBatch]:
     """Yield what the users of each block have seen: their ids, how much each, and the items' positions."""
-    users, user = _codes(pairs["user_id"])
-    seen, item = _codes(pairs["item_id"])
+    users, user = distinct_values(pairs["user_id"])
+    seen, item = distinct_values(pairs["item_id"])
     position = pc.fill_null(pc.index_in(seen, value_set=items.once("ids", items.ids)), -1).to_numpy()[item]
     known = np.flatnonzero((position >= 0) & (user >= 0))
     if len(known) < len(user):
@@ -149,12 +150,6 @@ def _pack_seen(pairs: pa.Table, items: ItemSide, n_blocks: int) -> Iterator[pa.R
         ],
         schema=_SEEN,
     )
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Return the distinct values of a column of strings, and the place of each row's among them; −1 for null."""
-    encoded = column.dictionary_encode().combine_chunks()
-    return encoded.dictionary, pc.fill_null(encoded.indices, -1).to_numpy()
 
 
 def _by_factors(items: ItemSide) -> OrderedItems:
