@@ -6,7 +6,9 @@
 Each size trains in a process of its own. ``kernel`` is what an epoch's seconds grow by with each pair and ``fixed``
 what it takes beside, by least squares over the sizes; ``spread`` is how far the kernel seconds of single sizes lie
 apart. Peaks are proportional set sizes (a page that processes share is counted once), of the driver's Python and of all
-its workers together; the JVM is told apart. With ``--k`` the lists of all users are made and written too.
+its workers together; the JVM is told apart, as is the most that the workspace held on disk. With ``--k`` the lists of
+all users are made and written too. ``--peers pyspark_ml`` lets pyspark.ml train as many epochs on the same pairs
+afterwards, with ``--peer-memory`` and no longer than ``--peer-minutes``, and tells how that ended.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyspark.ml.recommendation import ALS
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
@@ -35,6 +40,7 @@ from pyspark.sql.types import StringType
 from benchmarks.result import finish
 from benchmarks.top_k import write_lists
 from factorlake.config.settings import SparkSettings
+from factorlake.kernels.arrays import distinct
 from factorlake.ml.factors import factor_frame
 from factorlake.models.estimate import Cluster, Load, estimate
 from factorlake.models.parameters import AlsParameters
@@ -63,7 +69,7 @@ def drawn_pairs(users: int, items: int, pairs: int) -> Iterator[tuple[NDArray[np
         # More than are needed, since popular items are drawn again and again.
         user = np.repeat(own, counts[own] * 2)
         rank = np.minimum(np.searchsorted(ends, rng.random(len(user))), items - 1)
-        keys = rng.permutation(np.unique(user * items + orders[user % GROUPS, rank]))
+        keys = rng.permutation(distinct(user * items + orders[user % GROUPS, rank]))
         user = keys // items
         by_user = np.argsort(user, kind="stable")
         start = np.searchsorted(user[by_user], own)
@@ -72,21 +78,20 @@ def drawn_pairs(users: int, items: int, pairs: int) -> Iterator[tuple[NDArray[np
         yield (kept // items).astype(np.int32), (kept % items).astype(np.int32)
 
 
-def write_pairs(folder: Path, users: int, items: int, pairs: int) -> int:
-    """Write pairs as Parquet; return their number."""
+def write_pairs(folder: Path, users: int, items: int, pairs: int) -> None:
+    """Write pairs as Parquet."""
     folder.mkdir(parents=True)
-    n = 0
     for part, (u, i) in enumerate(drawn_pairs(users, items, pairs)):
         pq.write_table(pa.table({"user_id": u, "item_id": i}), folder / f"{part:05d}.parquet")
-        n += len(u)
-    return n
 
 
 class Peaks:
-    """The most memory that Python and JVM took while it was open, in bytes. Use as a context manager."""
+    """The most memory that Python and JVM took while it was open, and the most that lay in a folder, in bytes. Use as a
+    context manager."""
 
-    def __init__(self) -> None:
-        self.driver = self.workers = self.jvm = 0
+    def __init__(self, folder: str) -> None:
+        self.driver = self.workers = self.jvm = self.disk = 0
+        self._folder = folder
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -102,6 +107,7 @@ class Peaks:
         while not self._stop.wait(0.5):
             below = descendants(os.getpid())
             self.driver = max(self.driver, set_size(os.getpid()))
+            self.disk = max(self.disk, folder_size(self._folder))
             self.jvm = max(self.jvm, sum(set_size(pid) for pid, name in below if name == "java"))
             self.workers = max(self.workers, sum(set_size(pid) for pid, name in below if name.startswith("python")))
 
@@ -132,6 +138,16 @@ def set_size(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
+def folder_size(folder: str) -> int:
+    """Return the bytes that the files under a folder take on disk."""
+    size = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(path, name)).st_blocks * 512
+    return size
+
+
 def train_one(given: Any, folder: Path) -> dict[str, Any]:
     """Train on the pairs of a folder and return seconds and peaks, beside what was foretold."""
     spark = open_session(SparkSettings(master=given.master, driver_memory=given.driver_memory))
@@ -144,7 +160,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
         if given.k:
             seconds_of_lists(spark, few, warm, given.k, work)
         warm.release()
-        with Peaks() as peaks:
+        with Peaks(work) as peaks:
             began = time.perf_counter()
             fitted = fit_pairs(
                 spark, pairs, parameters, workspace=work, plan=given.plan, threads=2, on_half_step=trace.append
@@ -164,6 +180,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
             "driver_mib": peaks.driver / MIB,
             "workers_mib": peaks.workers / MIB,
             "jvm_mib": peaks.jvm / MIB,
+            "disk_mib": peaks.disk / MIB,
         }
         load = Load(fitted.users.n_ids, fitted.items.n_ids, fitted.n_observed, given.rank, given.epochs, given.k or 1)
         fitted.release()
@@ -177,6 +194,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
         "lists": foretold.seconds["lists"] if given.k else None,
         "driver_mib": foretold.driver_memory / MIB,
         "workers_mib": foretold.worker_memory / MIB,
+        "disk_mib": foretold.disk / MIB,
     }
     spark.stop()
     return told
@@ -192,6 +210,47 @@ def seconds_of_lists(spark: SparkSession, pairs: DataFrame, fitted: Fitted, k: i
     seen = pairs.select(F.col("user_id").cast("string"), F.col("item_id").cast("string"))
     write_lists(spark, users, items.withColumn("n_observed", F.lit(1)), seen, k, fitted.n_observed, folder)
     return time.perf_counter() - began
+
+
+def train_peer(given: Any, folder: Path) -> dict[str, Any]:
+    """Let pyspark.ml train on the pairs of a folder and return its seconds."""
+    spark = open_session(SparkSettings(master=given.master, driver_memory=given.peer_memory))
+    pairs = spark.read.parquet(str(folder)).withColumn("value", F.lit(1.0))
+    began = time.perf_counter()
+    model = ALS(
+        rank=given.rank,
+        maxIter=given.epochs,
+        implicitPrefs=True,
+        userCol="user_id",
+        itemCol="item_id",
+        ratingCol="value",
+        seed=1,
+    ).fit(pairs)
+    model.userFactors.count()
+    seconds = time.perf_counter() - began
+    spark.stop()
+    return {"ended": "trained", "seconds": seconds}
+
+
+def child(own: list[str]) -> subprocess.Popen[str]:
+    """Start this benchmark in a process of its own, and of a group of its own with all that it starts."""
+    command = [sys.executable, "-m", "benchmarks.scale", *own]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def ending_of_peer(own: list[str], minutes: float) -> dict[str, Any]:
+    """Return how the peer's training ended, which gets so many minutes."""
+    began = time.perf_counter()
+    process = child([*own, "--peer"])
+    try:
+        out, _ = process.communicate(timeout=minutes * 60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return {"ended": f"not trained after {minutes:g} minutes"}
+    if process.returncode == 0:
+        return dict(json.loads(out.splitlines()[-1]))
+    return {"ended": f"failed (exit code {process.returncode})", "seconds": time.perf_counter() - began}
 
 
 def growth(told: list[dict[str, Any]]) -> dict[str, float]:
@@ -218,23 +277,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--k", type=int, default=0, help="make lists of this length too")
     parser.add_argument("--master", default="local[2]")
     parser.add_argument("--driver-memory", default="4g")
+    parser.add_argument("--peers", default="", help="comma-separated: pyspark_ml")
+    parser.add_argument("--peer-memory", default="16g")
+    parser.add_argument("--peer-minutes", type=float, default=30.0)
+    parser.add_argument("--cache", type=Path, help="folder that keeps the pairs between runs")
     parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one is not None:
-        print(json.dumps(train_one(given, given.one)), flush=True)
+        print(json.dumps((train_peer if given.peer else train_one)(given, given.one)), flush=True)
         return
     told = []
     for millions in given.pairs.split(","):
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "pairs"
-            n = write_pairs(folder, given.users, given.items, round(float(millions) * 1e6))
-            print(f"{n:,} pairs", flush=True)
+            name = f"pairs-{given.users}-{given.items}-{millions}"
+            folder = (given.cache or Path(temporary)) / name
+            if not folder.exists():
+                write_pairs(folder.with_suffix(".new"), given.users, given.items, round(float(millions) * 1e6))
+                folder.with_suffix(".new").rename(folder)
             own = [*(arguments or sys.argv[1:]), "--one", str(folder)]
-            child = subprocess.run(
-                [sys.executable, "-m", "benchmarks.scale", *own], stdout=subprocess.PIPE, text=True, check=True
-            )
-            told.append(json.loads(child.stdout.splitlines()[-1]))
+            process = child(own)
+            out, _ = process.communicate()
+            if process.returncode:
+                raise SystemExit(process.returncode)
+            told.append(json.loads(out.splitlines()[-1]))
+            if "pyspark_ml" in given.peers.split(","):
+                told[-1]["pyspark_ml"] = ending_of_peer(own, given.peer_minutes)
             print(told[-1], flush=True)
     figures: dict[str, Any] = {"sizes": told}
     if len(told) > 2:

@@ -28,6 +28,7 @@ from pyspark.sql import DataFrame, SparkSession
 from benchmarks.result import finish
 from benchmarks.spark_peers import Rows
 from factorlake.config.settings import SparkSettings
+from factorlake.kernels.arrays import distinct
 from factorlake.models.half_step import (
     Fixed,
     HalfStepTask,
@@ -53,7 +54,7 @@ def skewed_pairs(users: int, items: int, pairs: int) -> tuple[NDArray[np.int32],
     hot_user = rng.choice(np.arange(1, items), int(HOT_USER_SHARE * pairs), replace=False)
     rest = pairs - len(hot_item) - len(hot_user)
     # A few more than are needed, since some are drawn twice.
-    drawn = np.unique(rng.integers(1, users, rest * 2) * np.int64(items) + rng.integers(1, items, rest * 2))
+    drawn = distinct(rng.integers(1, users, rest * 2) * np.int64(items) + rng.integers(1, items, rest * 2))
     drawn = rng.permutation(drawn)[:rest]
     u = np.concatenate([hot_item, np.zeros(len(hot_user), np.int64), drawn // items])
     i = np.concatenate([np.zeros(len(hot_item), np.int64), hot_user, drawn % items])

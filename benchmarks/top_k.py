@@ -63,7 +63,7 @@ def trained(users: int, items: int, pairs: int, rank: int, epochs: int, cache: P
         with np.load(kept, allow_pickle=False) as arrays:
             return Trained(*(arrays[name] for name in Trained._fields))
     user, item = PlantedTaste.make(users, items, seed=1).sample_pairs(pairs, threads=THREADS)
-    user, item = (np.unique(side, return_inverse=True)[1] for side in (user, item))
+    user, item = (np.unique(side, return_inverse=True)[1].astype(np.int32) for side in (user, item))
     hashes = [
         np.sort(np.random.default_rng(side).integers(-(2**63), 2**63 - 1, n)) for side, n in enumerate((users, items))
     ]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError
+from factorlake.kernels.arrays import distinct
 from factorlake.types import IntVector
 
 PADDING = -1
@@ -94,7 +95,7 @@ def coverage(lists: NDArray[np.integer], n_items: int, k: int) -> float:
     """
     if n_items < 1:
         raise ConfigError(f"coverage needs a catalogue of at least one item, got {n_items}")
-    listed = np.unique(lists[:, :k])
+    listed = distinct(lists[:, :k])
     listed = listed[listed != PADDING]
     if listed.size and (listed[0] < 0 or listed[-1] >= n_items):
         raise ConfigError(f"a list names item {int(listed[-1])}, but the catalogue has {n_items}")

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from factorlake.evaluation.ranking import ranking_metrics
+from factorlake.kernels.arrays import distinct
 from factorlake.kernels.top_k import top_k
 from factorlake.models.plan import Rows
 from factorlake.models.trained import Snapshot
@@ -90,7 +91,7 @@ def epoch_metric(
         truth_u, truth_i = truth["u"].to_numpy(), truth["i"].to_numpy()
         if seen is None:
             return lambda _, model: _rmse(model, truth_u, truth_i, truth["value"].to_numpy())
-        judged = np.unique(truth_u)
+        judged = distinct(truth_u)
         truth_ptr, truth_items = _by_row(judged, truth_u, truth_i)
         seen_ptr, seen_items = _by_row(judged, seen["u"].to_numpy(), seen["i"].to_numpy())
 

@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
+from factorlake.kernels.arrays import distinct
 from factorlake.kernels.packing import join_values
 from factorlake.spark.arrow_text import distinct_values, hash_strings
 from factorlake.spark.compat import large_rows, small_rows
@@ -220,7 +221,7 @@ def count_ids(parts: Sequence[PartFile], side: Side) -> int:
     share = min(1.0, HASHES_COUNTED / max(total, 1))
     last = np.int64(min(2**63 - 1, int(share * 2.0**64) - 2**63))
     lowest = [hashes[: np.searchsorted(hashes, last, side="right")] for hashes in (part.hashes(side) for part in parts)]
-    return round(len(np.unique(np.concatenate(lowest))) / share)
+    return round(len(distinct(np.concatenate(lowest))) / share)
 
 
 ENCODED_SCHEMA = (
