@@ -285,4 +285,5 @@ def main(arguments: list[str] | None = None) -> None:
             per_epoch = told_peer["seconds_in_all"] / given.epochs / figures["factorlake"]["seconds_per_epoch"]
             figures["pyspark_ml"]["seconds_in_all_by_epochs_over_our_epoch"] = per_epoch
         spark.stop()
-    finish(f"train_als-spark-{given.data}-{given.rank}", vars(given), figures, ratios, given.keep)
+    plan = "" if given.plan == "auto" else f"-{given.plan}"
+    finish(f"train_als-spark-{given.data}-{given.rank}{plan}", vars(given), figures, ratios, given.keep)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from factorlake.kernels.arrays import read_only
+from factorlake.kernels.top_k import OrderedItems, order_items
 from factorlake.spark.arrow_text import hash_strings
 from factorlake.spark.exchange import Exchange, Handle
 
@@ -22,6 +24,48 @@ from factorlake.spark.exchange import Exchange, Handle
 KEPT_IN_WORKER = 2
 _made: OrderedDict[tuple[str, str], Any] = OrderedDict()
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ShippedOrder:
+    """`OrderedItems` on their way to the workers."""
+
+    factors: Handle
+    positions: Handle
+    place: Handle
+    tie_rank: Handle
+    norms_left: Handle
+    biases_left: Handle
+    largest_bias: float
+    rank: int
+
+    @staticmethod
+    def of(items: OrderedItems, exchange: Exchange) -> ShippedOrder:
+        """Ship items in their order."""
+        return ShippedOrder(
+            factors=exchange.ship(items.factors),
+            positions=exchange.ship(items.positions),
+            place=exchange.ship(items.place),
+            tie_rank=exchange.ship(items.tie_rank),
+            norms_left=exchange.ship(items.norms_left),
+            biases_left=exchange.ship(items.biases_left),
+            largest_bias=items.largest_bias,
+            rank=items.rank,
+        )
+
+    def load(self) -> OrderedItems:
+        """Return the items. Of a file a page is read when users meet the tile that it belongs to, and given up again
+        where memory is short."""
+        return OrderedItems(
+            factors=read_only(self.factors.load(), np.float32),
+            positions=read_only(self.positions.load(), np.int32),
+            place=read_only(self.place.load(), np.int32),
+            tie_rank=read_only(self.tie_rank.load(), np.int64),
+            norms_left=read_only(self.norms_left.load(), np.float64),
+            biases_left=read_only(self.biases_left.load(), np.float64),
+            largest_bias=self.largest_bias,
+            rank=self.rank,
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +80,8 @@ class ItemSide:
     """(n_items,) float32; zeros for implicit."""
     tie_rank: Handle
     """(n_items,) int64: rank of each item's id by bytes; equal scores are ordered by it."""
+    ordered: ShippedOrder
+    """Those that may be listed, in the order in which users meet them."""
     counts: Handle
     """(n_items,) float32: pairs behind each item, the fall-back for users the model knows nothing of."""
     allowed: Handle
@@ -103,13 +149,17 @@ def load_items(items: DataFrame, exchange: Exchange, mean: float, unavailable: D
     biases = table["bias"].to_numpy().astype(np.float32)[order]
     wide = ids.cast(pa.large_string())
     _, offsets, text = wide.buffers()
+    tie_rank, allowed = order.astype(np.int64), ~table["barred"].to_numpy(zero_copy_only=False)[order]
+    # Once for all workers of a machine, which share the file's pages.
+    ordered = order_items(factors, tie_rank, biases if biases.any() else None, allowed)
     shipped = ItemSide(
         key=uuid.uuid4().hex,
         factors=exchange.ship(factors),
         biases=exchange.ship(biases),
-        tie_rank=exchange.ship(order.astype(np.int64)),
+        tie_rank=exchange.ship(tie_rank),
+        ordered=ShippedOrder.of(ordered, exchange),
         counts=exchange.ship(table["count"].to_numpy().astype(np.float32)[order]),
-        allowed=exchange.ship(~table["barred"].to_numpy(zero_copy_only=False)[order]),
+        allowed=exchange.ship(allowed),
         id_bytes=exchange.ship(np.frombuffer(text or b"", np.uint8)),
         id_ptr=exchange.ship(np.frombuffer(offsets, np.int64, len(wide) + 1) if len(wide) else np.zeros(1, np.int64)),
         mean=mean,

@@ -152,13 +152,6 @@ def _pack_seen(pairs: pa.Table, items: ItemSide, n_blocks: int) -> Iterator[pa.R
     )
 
 
-def _by_factors(items: ItemSide) -> OrderedItems:
-    biases = items.biases.load()
-    return order_items(
-        items.factors.load(), items.tie_rank.load(), biases if biases.any() else None, items.allowed.load()
-    )
-
-
 def _by_popularity(items: ItemSide) -> OrderedItems:
     return order_items(items.counts.load().reshape(-1, 1), items.tie_rank.load(), None, items.allowed.load())
 
@@ -178,7 +171,7 @@ def _score_block(users: pa.Table, seen: pa.Table, items: ItemSide, k: int) -> pa
             continue
         row_ptr, row_items = _rows_of(seen_ptr, seen_items, rows)
         if source == "model":
-            ordered = items.once("factors", lambda: _by_factors(items))
+            ordered = items.once("factors", items.ordered.load)
             best, scores = best_items(factors[rows], ordered, k, row_ptr, row_items, biases[rows])
         else:
             ordered = items.once("popularity", lambda: _by_popularity(items))

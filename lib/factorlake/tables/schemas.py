@@ -56,7 +56,7 @@ class TableSchema:
     reads as fast after a year of nights as after a week."""
     skipped_by: tuple[str, ...] = ()
     """Columns whose least and greatest value Delta notes for every file, so that readers skip files; none given: those
-    of Delta's default, the first 32. In tables of one row an event the notes of all columns take as long as the rows.
+    of Delta's default, the first 32. In long tables the notes of all columns take as long as the rows.
     """
 
 
@@ -314,6 +314,7 @@ _TABLES = [
         score float: x·y, plus the biases and the mean for explicit.
         source string: model, or popularity where the model knows nothing of the user.
         """,
+        skipped_by=("user_id",),
     ),
     *(
         _table(
@@ -344,6 +345,7 @@ _TABLES = [
         model_version string: Model that made the list.
         as_of timestamp: Newest event of that model's input.
         """,
+        skipped_by=("user_id", "as_of"),
     ),
 ]
 
