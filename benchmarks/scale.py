@@ -175,6 +175,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
             "plan": fitted.plan,
             "pack": in_all - sum(row.seconds for row in trace),
             "epoch": float(np.median(epochs)),
+            "fastest epoch": float(epochs.min()),
             "last half step": trace[-1].seconds,
             "lists": lists,
             "driver_mib": peaks.driver / MIB,
@@ -254,8 +255,9 @@ def ending_of_peer(own: list[str], minutes: float) -> dict[str, Any]:
 
 
 def growth(told: list[dict[str, Any]]) -> dict[str, float]:
-    """Split the seconds of an epoch into what a pair takes and what is fixed."""
-    pairs, seconds = (np.array([one[name] for one in told], float) for name in ("pairs", "epoch"))
+    """Split the seconds of an epoch into what a pair takes and what is fixed: of the fastest one, since what else a
+    machine does only adds to them."""
+    pairs, seconds = (np.array([one[name] for one in told], float) for name in ("pairs", "fastest epoch"))
     slope, fixed = np.polyfit(pairs, seconds, 1)
     each = (seconds - fixed) / pairs
     return {
@@ -272,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--items", type=int, default=26_744)
     parser.add_argument("--pairs", default="10,20,40,80", help="millions of pairs, comma-separated")
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--plan", choices=["auto", "local", "broadcast", "shuffle"], default="broadcast")
     parser.add_argument("--k", type=int, default=0, help="make lists of this length too")
     parser.add_argument("--master", default="local[2]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from factorlake.errors import ConfigError
@@ -13,16 +14,32 @@ GIB = 1 << 30
 DRIVER_MEMORY = 6 * GIB
 """Bytes up to which `auto` lets the driver hold ratings and factors (local), or factors alone (broadcast)."""
 
-# Core-seconds, from `python -m benchmarks.train_als` at ranks 64 and 128 and `python -m benchmarks.top_k` on two cores
-# of an Intel Xeon at 2.5 GHz, 2026-11. Other machines differ; what grows with what does not.
-PACK_PER_PAIR: dict[str, float] = {"local": 0.75e-6, "broadcast": 0.9e-6, "shuffle": 0.9e-6}
-EPOCH_PER_PAIR_AND_FACTOR = 0.19e-6 / 64
-EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.25, "shuffle": 2.5}
+# Core-seconds, from `python -m benchmarks.scale` and `python -m benchmarks.train_als` on two cores of an AMD EPYC that
+# gathers rows of 256 bytes at 21 to 36 GB/s, 2026-11. A machine with slower memory takes up to two and a half times as
+# long, and so do pairs that rows of Spark must bring (docs/architecture.md); what grows with what does not change.
+PACK_PER_PAIR: dict[str, float] = {"local": 0.1e-6, "broadcast": 0.28e-6, "shuffle": 0.28e-6}
+PACK_PER_ID = 1e-6
+"""Of each id in each task's dictionary."""
+JOBS_OF_PACKING: dict[str, int] = {"local": 2, "broadcast": 10, "shuffle": 10}
+EPOCH_PER_PAIR_AND_FACTOR = 0.07e-6 / 64
+NEAR = 32 << 20
+FARTHER = 0.3
+"""By so much longer the rows of a side take to be read with each doubling beyond NEAR bytes."""
+EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.1, "shuffle": 2.0}
 """What a plan's epoch takes, where the local one's is 1: it moves rows through files."""
-LAST_PER_PAIR = 0.68e-6 / 64**1.5
+LAST_PER_PAIR = 0.3e-6 / 64**1.5
 """Of the exact half step at the end, by rank to the power of 1.5: rows shorter than the rank cost less than square."""
-LISTS_PER_PRODUCT = 2 / 30e9 * 0.45
-"""Of user, item and factor: a multiplication and an addition at sgemm's speed; norm bounds leave this share of them."""
+LAST_PER_USER = 9.4e-6 / 64**2
+"""Of the same, by the square of the rank."""
+SCORE_PER_PRODUCT = 2 / 90e9
+"""Of a user's and an item's factor: a multiplication and an addition at sgemm's speed."""
+ITEMS_MET = 12_000
+"""By each user before norm bounds end the search."""
+READ_SEEN = 0.1e-6
+"""Of a pair that a user has seen."""
+WRITE_ROW = 2.5e-6
+"""Of a row of the lists, on its way through Spark into a Delta table."""
+JOBS_OF_LISTS = 10
 JOB_SECONDS = 0.2
 JOBS_PER_EPOCH: dict[str, int] = {"local": 0, "broadcast": 2, "shuffle": 4}
 
@@ -30,10 +47,11 @@ PYTHON = 0.2 * GIB
 """A Python process with NumPy, numba and Arrow."""
 CODES, PLACED, NEIGHBOURS = 8, 16, 4
 """Bytes of a pair: as two codes, as two positions by block both ways, as a neighbour in a block."""
-ENCODED = 20
+ENCODED = 32
 """Bytes of a pair while a partition's ids become codes, beside its ids as they came."""
-PAIRS_OF_PARTITION = 25_000_000
-"""Most pairs of a partition: Spark reads 128 MiB of files with a task, and a pair takes some five bytes there."""
+PAIRS_OF_PARTITION = 16_000_000
+"""Most pairs of a task that reads files itself. Spark gives a task 128 MiB of files, where a pair takes some five
+bytes: up to 25 million pairs."""
 ROW_OF_LIST = 30
 ROW_OF_FACTORS = 40
 
@@ -144,7 +162,7 @@ def estimate(load: Load, cluster: Cluster, plan: PlanName = "auto") -> Estimate:
     cores = cluster.workers * cluster.cores
     pairs_of_block = load.pairs / number_of_blocks(load.pairs)
     rows = max(load.users, load.items) * load.rank * 4
-    encoding = min(load.pairs / cores, PAIRS_OF_PARTITION) * (ENCODED + 2 * load.id_bytes)
+    encoding = load.pairs / _tasks_that_read(load, cores) * (ENCODED + 2 * load.id_bytes)
     if plan == "local":
         driver, worker = PYTHON + local_memory(load), cluster.cores * (PYTHON + encoding)
         disk = load.pairs * CODES
@@ -172,12 +190,20 @@ def estimate(load: Load, cluster: Cluster, plan: PlanName = "auto") -> Estimate:
     )
 
 
+def _tasks_that_read(load: Load, cores: int) -> int:
+    return max(cores, -(-load.pairs // PAIRS_OF_PARTITION))
+
+
 def _seconds(load: Load, plan: PlanName, cores: int) -> dict[str, float]:
-    epoch = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * EPOCH_SHARE[plan] / cores
-    last = load.pairs * load.rank**1.5 * LAST_PER_PAIR
+    ids = _tasks_that_read(load, cores) * (load.users + load.items)
+    distance = 1 + FARTHER * math.log2(max(1.0, load.factors / NEAR))
+    epoch = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * distance * EPOCH_SHARE[plan]
+    last = load.pairs * load.rank**1.5 * LAST_PER_PAIR + load.users * load.rank**2 * LAST_PER_USER
+    scores = load.users * min(load.items, ITEMS_MET) * load.rank * SCORE_PER_PRODUCT
+    lists = scores + load.pairs * READ_SEEN + load.users * load.k * WRITE_ROW
     return {
-        "pack": load.pairs * PACK_PER_PAIR[plan] / cores,
-        "epochs": load.epochs * (epoch + JOBS_PER_EPOCH[plan] * JOB_SECONDS),
+        "pack": (load.pairs * PACK_PER_PAIR[plan] + ids * PACK_PER_ID) / cores + JOBS_OF_PACKING[plan] * JOB_SECONDS,
+        "epochs": load.epochs * (epoch / cores + JOBS_PER_EPOCH[plan] * JOB_SECONDS),
         "last half step": last / cores,
-        "lists": load.users * load.items * load.rank * LISTS_PER_PRODUCT / cores,
+        "lists": lists / cores + JOBS_OF_LISTS * JOB_SECONDS,
     }

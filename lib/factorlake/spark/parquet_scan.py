@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
 from factorlake.errors import DataRefusedError
+from factorlake.models.estimate import PAIRS_OF_PARTITION
 from factorlake.spark.compat import is_connect
-from factorlake.spark.task_farm import balanced, tasks_of_job
+from factorlake.spark.task_farm import tasks_of_job
 
 Work = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
-ROWS_OF_TASK = 16_000_000
+ROWS_OF_TASK = PAIRS_OF_PARTITION
 """A task that reads files itself gets about so many rows at most, where row groups allow."""
 _STORED_AS = {
     "string": ("BYTE_ARRAY", ("STRING",), pa.string()),
@@ -102,9 +103,9 @@ def _plan(frame: DataFrame) -> tuple[list[_Column], list[list[_Slice]]]:
         raise _NotPlain from error
     with ThreadPoolExecutor(8) as pool:
         row_groups = [one for of_file in pool.map(lambda path: _row_groups(path, columns), paths) for one in of_file]
-    n_rows = sum(weight for _, weight in row_groups)
+    n_rows = sum(rows for _, rows in row_groups)
     n_tasks = max(tasks_of_job(frame.sparkSession), -(-n_rows // ROWS_OF_TASK))
-    return columns, [_merged(task) for task in balanced(row_groups, n_tasks) if task]
+    return columns, [_merged(task) for task in _cut(row_groups, n_tasks)]
 
 
 def _plain_scan(plan: Any) -> tuple[list[_Column], list[str]]:
@@ -206,12 +207,26 @@ def _row_groups(path: str, columns: Sequence[_Column]) -> list[tuple[_Slice, int
     return [(_Slice(path, (group,)), footer.row_group(group).num_rows) for group in range(footer.num_row_groups)]
 
 
+def _cut(row_groups: Sequence[tuple[_Slice, int]], n_tasks: int) -> list[list[_Slice]]:
+    """Cut row groups into at most so many tasks of about as many rows. What lies together stays together: files often
+    hold some users or some days, whose ids the task then has to number once."""
+    tasks: list[list[_Slice]] = [[]]
+    left, size = sum(rows for _, rows in row_groups), 0
+    for one, rows in row_groups:
+        to_fill = n_tasks - len(tasks) + 1
+        if tasks[-1] and to_fill > 1 and size + rows / 2 > left / to_fill:
+            tasks.append([])
+            left, size = left - size, 0
+        tasks[-1].append(one)
+        size += rows
+    return [task for task in tasks if task]
+
+
 def _merged(slices: Sequence[_Slice]) -> list[_Slice]:
-    """Return row groups of one file as one slice, files in the order of their paths."""
-    in_order = sorted(slices, key=lambda one: (one.path, one.row_groups))
+    """Return neighbouring row groups of one file as one slice."""
     return [
         _Slice(path, tuple(group for one in of_path for group in one.row_groups))
-        for path, of_path in groupby(in_order, key=lambda one: one.path)
+        for path, of_path in groupby(slices, key=lambda one: one.path)
     ]
 
 

@@ -57,7 +57,7 @@ class StoredRows:
     def at(self, positions: NDArray[np.integer]) -> FloatMatrix:
         """See ``Rows``."""
         order = np.argsort(positions, kind="stable")
-        ascending = gather(self.files(), self.block_ptr, positions[order])
+        ascending = RowReader(self.files(), self.block_ptr).rows_at(positions[order])
         rows = np.empty_like(ascending)
         rows[order] = ascending
         return rows
@@ -72,15 +72,34 @@ def rows_file(folder: str, number: int) -> str:
     return f"{folder}/{number}.npy"
 
 
-def gather(files: Sequence[str], block_ptr: NDArray[np.int64], positions: NDArray[np.integer]) -> FloatMatrix:
-    """Return the rows at positions, ascending, of a side whose blocks lie in files."""
-    first = mapped(files[0])
-    rows = np.empty((len(positions), first.shape[1]), first.dtype)
-    ends = np.searchsorted(positions, block_ptr)
-    for path, start, (begin, end) in zip(files, block_ptr, pairwise(ends.tolist()), strict=False):
-        if begin < end:
-            np.take(mapped(path), positions[begin:end] - start, axis=0, out=rows[begin:end])
-    return rows
+class RowReader:
+    """Reads rows of a side whose blocks lie in files. A task makes the most of one: each file is mapped once, and the
+    rows asked for last lie where those before them lay."""
+
+    def __init__(self, files: Sequence[str], block_ptr: NDArray[np.int64]) -> None:
+        self._files = files
+        self._block_ptr = block_ptr
+        self._mapped: dict[int, FloatMatrix] = {}
+        self._memory: FloatMatrix | None = None
+
+    def rows_at(self, positions: NDArray[np.integer]) -> FloatMatrix:
+        """Return the rows at positions, ascending; they stay as they are until the next call."""
+        first = self._block(0)
+        if self._memory is None or len(self._memory) < len(positions):
+            self._memory = np.empty((len(positions), first.shape[1]), first.dtype)
+        rows = self._memory[: len(positions)]
+        ends = np.searchsorted(positions, self._block_ptr).tolist()
+        for number, (begin, end) in enumerate(pairwise(ends)):
+            if begin < end:
+                places = positions[begin:end] - self._block_ptr[number]
+                # In the other modes NumPy needs no copy of its own, in case a place turns out to be none.
+                np.take(self._block(number), places, axis=0, out=rows[begin:end], mode="clip")
+        return rows
+
+    def _block(self, number: int) -> FloatMatrix:
+        if number not in self._mapped:
+            self._mapped[number] = mapped(self._files[number])
+        return self._mapped[number]
 
 
 class ShufflePlan:
@@ -141,11 +160,11 @@ class ShufflePlan:
     ) -> tuple[StoredRows, list[BlockSums]]:
         """See ``Plan``."""
         target = self._new_folder()
-        files, block_ptr = fixed.files(), fixed.block_ptr
+        reader = RowReader(fixed.files(), fixed.block_ptr)
         own_folder = None if own is None else own.folder
 
         def fixed_rows(positions: NDArray[np.int32]) -> Fixed:
-            return prepare_fixed(task.parameters, task.mean, gather(files, block_ptr, positions))
+            return prepare_fixed(task.parameters, task.mean, reader.rows_at(positions))
 
         def add_up(stored: StoredBlock, segment: Segment) -> NDArray[np.float64]:
             block = stored.load()
