@@ -3,11 +3,11 @@
     python -m benchmarks.scale
     python -m benchmarks.scale --users 2000000 --items 200000 --pairs 100 --plan auto --k 10
 
-Each size trains in a process of its own. ``kernel`` is what an epoch's seconds grow by with each pair and ``fixed``
-what it takes beside, by least squares over the sizes; ``spread`` is how far the kernel seconds of single sizes lie
-apart. Peaks are proportional set sizes (a page that processes share is counted once), of the driver's Python and of all
-its workers together; the JVM is told apart, as is the most that the workspace held on disk. With ``--k`` the lists of
-all users are made and written too. ``--peers pyspark_ml`` lets pyspark.ml train as many epochs on the same pairs
+Each size trains in a process of its own. ``kernel`` is what an epoch's tasks take while they solve blocks, ``spread``
+how far the sizes lie apart in that for each pair; ``fixed`` is what else an epoch takes, the kernels shared out evenly.
+Peaks are proportional set sizes (a page that processes share is counted once), of the driver's Python and of all its
+workers together; the JVM is told apart, as is the most that the workspace held on disk. With ``--k`` the lists of all
+users are made and written too. ``--peers pyspark_ml`` lets pyspark.ml train as many epochs on the same pairs
 afterwards, with ``--peer-memory`` and no longer than ``--peer-minutes``, and tells how that ended.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from factorlake.ml.factors import factor_frame
 from factorlake.models.estimate import Cluster, Load, estimate
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.trained import TraceRow
+from factorlake.spark.compat import task_slots
 from factorlake.spark.session import open_session
 from factorlake.spark.training import Fitted, fit_pairs
 
@@ -167,15 +169,17 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
             )
             in_all = time.perf_counter() - began
             lists = seconds_of_lists(spark, pairs, fitted, given.k, work) if given.k else None
-        epochs = np.zeros(given.epochs)
+        epochs, kernels = np.zeros((2, given.epochs))
         for row in trace[:-1]:
             epochs[row.epoch - 1] += row.seconds
+            kernels[row.epoch - 1] += row.kernel_seconds
         told: dict[str, Any] = {
             "pairs": fitted.n_observed,
             "plan": fitted.plan,
             "pack": in_all - sum(row.seconds for row in trace),
             "epoch": float(np.median(epochs)),
-            "fastest epoch": float(epochs.min()),
+            "kernel": float(np.median(kernels)),
+            "slots": task_slots(spark),
             "last half step": trace[-1].seconds,
             "lists": lists,
             "driver_mib": peaks.driver / MIB,
@@ -233,37 +237,42 @@ def train_peer(given: Any, folder: Path) -> dict[str, Any]:
     return {"ended": "trained", "seconds": seconds}
 
 
-def child(own: list[str]) -> subprocess.Popen[str]:
-    """Start this benchmark in a process of its own, and of a group of its own with all that it starts."""
+def child(own: list[str], seconds: float | None = None) -> tuple[int, dict[str, Any]]:
+    """Run this benchmark in a process of its own, which ends with all that it starts; return its exit code and what it
+    told.
+
+    Raises
+    ------
+    TimeoutExpired : it took longer than ``seconds``.
+    """
     command = [sys.executable, "-m", "benchmarks.scale", *own]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        out, _ = process.communicate(timeout=seconds)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return process.returncode, json.loads(out.splitlines()[-1]) if process.returncode == 0 else {}
 
 
 def ending_of_peer(own: list[str], minutes: float) -> dict[str, Any]:
     """Return how the peer's training ended, which gets so many minutes."""
     began = time.perf_counter()
-    process = child([*own, "--peer"])
     try:
-        out, _ = process.communicate(timeout=minutes * 60)
+        code, told = child([*own, "--peer"], minutes * 60)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return {"ended": f"not trained after {minutes:g} minutes"}
-    if process.returncode == 0:
-        return dict(json.loads(out.splitlines()[-1]))
-    return {"ended": f"failed (exit code {process.returncode})", "seconds": time.perf_counter() - began}
+    return told or {"ended": f"failed (exit code {code})", "seconds": time.perf_counter() - began}
 
 
-def growth(told: list[dict[str, Any]]) -> dict[str, float]:
-    """Split the seconds of an epoch into what a pair takes and what is fixed: of the fastest one, since what else a
-    machine does only adds to them."""
-    pairs, seconds = (np.array([one[name] for one in told], float) for name in ("pairs", "fastest epoch"))
-    slope, fixed = np.polyfit(pairs, seconds, 1)
-    each = (seconds - fixed) / pairs
+def growth(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a pair takes of an epoch's kernels, how far the sizes lie apart in that, and the rest of epochs."""
+    each = np.array([one["kernel"] / one["pairs"] for one in told])
     return {
-        "kernel_nanoseconds_per_pair": float(slope * 1e9),
-        "fixed_seconds_per_epoch": float(fixed),
-        "spread": float((each.max() - each.min()) / abs(each.mean())),
+        "kernel_nanoseconds_per_pair": (each * 1e9).tolist(),
+        "spread": float((each.max() - each.min()) / each.mean()),
+        "fixed_seconds_per_epoch": [one["epoch"] - one["kernel"] / one["slots"] for one in told],
     }
 
 
@@ -296,14 +305,15 @@ def main(arguments: list[str] | None = None) -> None:
             name = f"pairs-{given.users}-{given.items}-{millions}"
             folder = (given.cache or Path(temporary)) / name
             if not folder.exists():
-                write_pairs(folder.with_suffix(".new"), given.users, given.items, round(float(millions) * 1e6))
-                folder.with_suffix(".new").rename(folder)
+                fresh = Path(f"{folder}.new")
+                shutil.rmtree(fresh, ignore_errors=True)
+                write_pairs(fresh, given.users, given.items, round(float(millions) * 1e6))
+                fresh.rename(folder)
             own = [*(arguments or sys.argv[1:]), "--one", str(folder)]
-            process = child(own)
-            out, _ = process.communicate()
-            if process.returncode:
-                raise SystemExit(process.returncode)
-            told.append(json.loads(out.splitlines()[-1]))
+            code, one = child(own)
+            if code:
+                raise SystemExit(code)
+            told.append(one)
             if "pyspark_ml" in given.peers.split(","):
                 told[-1]["pyspark_ml"] = ending_of_peer(own, given.peer_minutes)
             print(told[-1], flush=True)

@@ -32,7 +32,14 @@ def test_lists_are_the_best_allowed_unseen_items_in_any_grouping(spark: SparkSes
     user_frame = spark.createDataFrame(
         [(u, v.tolist(), 0.0) for u, v in users.items()], "user_id string, factor array<float>, bias float"
     )
-    repeated = [*sorted(seen), *sorted(seen)[:5], ("user1", "gone"), ("nobody", "item3")]
+    repeated = [
+        *sorted(seen),
+        *sorted(seen)[:5],
+        ("user1", "gone"),
+        ("nobody", "item3"),
+        ("user2", None),
+        (None, "item4"),
+    ]
     seen_frame = spark.createDataFrame(repeated, "user_id string, item_id string").repartition(3)
     unavailable = spark.createDataFrame([(item,) for item in barred], "id string")
 

@@ -25,7 +25,7 @@ def read_only(array: Any, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the distinct numbers of an array of any shape, ascending; none of none.
+    """Return the distinct integers of an array of any shape, ascending; none of none.
 
     np.unique hashes where it is only asked for the values (NumPy 2.4), which takes a hundred times as long as sorting
     some millions of integers.

@@ -217,6 +217,7 @@ class _Training(Generic[R]):
             all_pairs_loss=pairs,
             regularization_loss=ridge_part,
             seconds=time.perf_counter() - began,
+            kernel_seconds=sum(one.seconds for one in sums),
         )
         if not np.isfinite(row.loss):
             raise NumericalError(
@@ -266,6 +267,7 @@ class _Training(Generic[R]):
                 all_pairs_loss=pairs,
                 regularization_loss=ridge_part,
                 seconds=time.perf_counter() - began,
+                kernel_seconds=sum(one.seconds for one in sums),
             )
         )
         return TrainedModel(

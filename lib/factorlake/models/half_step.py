@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -67,6 +68,8 @@ class BlockSums:
     gram: NDArray[np.float64] | None
     """(width, width) Gram matrix of the solved rows; None for the explicit objective, which needs none."""
     jitters: int
+    seconds: float
+    """Spent on the block by its task or thread."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ def solve_one_block(
     ------
     NumericalError : a row cannot be solved, or its factors are not finite; names the row.
     """
+    began = time.perf_counter()
     parameters = task.parameters
     confidence, target = confidence_and_target(block.values, parameters)
     weights = ridge_weights(ridge_counts(block, parameters), task.n_other, parameters)
@@ -204,4 +208,5 @@ def solve_one_block(
         regularization_loss=regularization_loss(factors, ridge, parameters),
         gram=block_gram(factors, block.first_row) if parameters.objective == "implicit" else None,
         jitters=solved.jitters,
+        seconds=time.perf_counter() - began,
     )

@@ -34,6 +34,8 @@ class TraceRow:
     seconds: float
     metric: float | None = None
     """Held-out metric after the epoch, on its item row."""
+    kernel_seconds: float = 0.0
+    """Of tasks or threads together while they solved blocks; the rest of ``seconds`` moved rows and started tasks."""
 
 
 @dataclass(frozen=True)

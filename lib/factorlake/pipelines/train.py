@@ -154,7 +154,7 @@ def _write_factors(context: Context, fitted: Fitted, known: DataFrame, all_pairs
     with Exchange(spark, lake.exchange(version)) as exchange:
         items = item_factors_frame(fitted, exchange, known)
         context.overwrite(items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"])
-        loaded = load_items(delta_io.read(spark, path), exchange, model.mean)
+        loaded = load_items(delta_io.read(spark, path), exchange, model.mean, listed=False)
         numbered = all_pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id", how="left")
         users = fold_in(
             numbered, loaded.shipped, model.item_gram, fitted.parameters, fitted.items.n_ids, fitted.n_blocks

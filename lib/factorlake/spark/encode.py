@@ -327,14 +327,14 @@ def merge_ids(
     chunks = pa.chunked_array([ids for ids, _ in dictionaries if len(ids)], pa.string()).dictionary_encode().chunks
     if not chunks:
         return Ids(pa.array([], pa.string()), np.empty(0, np.int64)), [nowhere for _ in dictionaries]
-    distinct, left = chunks[0].dictionary, iter(chunks)
+    found, left = chunks[0].dictionary, iter(chunks)
     places = [next(left).indices.to_numpy() if len(ids) else nowhere for ids, _ in dictionaries]
-    hashes = np.empty(len(distinct), np.int64)
+    hashes = np.empty(len(found), np.int64)
     for place, (_, own) in zip(places, dictionaries, strict=True):
         hashes[place] = own
-    order = order_by_hash(distinct, hashes)
+    order = order_by_hash(found, hashes)
     position = _inverse(order)
-    return Ids(distinct.take(pa.array(order)), hashes[order]), [position[place] for place in places]
+    return Ids(found.take(pa.array(order)), hashes[order]), [position[place] for place in places]
 
 
 def _inverse(order: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -39,7 +39,7 @@ class Handle:
         return _mapped(self.path)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _mapped(path: str) -> NDArray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 

@@ -80,8 +80,8 @@ class ItemSide:
     """(n_items,) float32; zeros for implicit."""
     tie_rank: Handle
     """(n_items,) int64: rank of each item's id by bytes; equal scores are ordered by it."""
-    ordered: ShippedOrder
-    """Those that may be listed, in the order in which users meet them."""
+    ordered: ShippedOrder | None
+    """Those that may be listed, in the order in which users meet them; None where no lists are wanted."""
     counts: Handle
     """(n_items,) float32: pairs behind each item, the fall-back for users the model knows nothing of."""
     allowed: Handle
@@ -97,6 +97,11 @@ class ItemSide:
         """Return the ids by position (string)."""
         ptr, text = self.id_ptr.load(), self.id_bytes.load()
         return pa.LargeStringArray.from_buffers(len(ptr) - 1, pa.py_buffer(ptr), pa.py_buffer(text)).cast(pa.string())
+
+    def in_order(self) -> OrderedItems:
+        """Return the items that may be listed, in the order in which users meet them."""
+        assert self.ordered is not None, "these items were loaded with listed=False"
+        return self.ordered.load()
 
     def once(self, purpose: str, make: Callable[[], T]) -> T:
         """Return what ``make`` returns, made once in this process for these items and this purpose."""
@@ -122,10 +127,13 @@ class LoadedItems:
     shipped: ItemSide
 
 
-def load_items(items: DataFrame, exchange: Exchange, mean: float, unavailable: DataFrame | None = None) -> LoadedItems:
+def load_items(
+    items: DataFrame, exchange: Exchange, mean: float, unavailable: DataFrame | None = None, *, listed: bool = True
+) -> LoadedItems:
     """Number the items of a factor frame (id, factor, bias, n_observed) by hash order and ship them once.
 
-    ``unavailable`` holds the ids that must not be listed; they take part in everything else.
+    ``unavailable`` holds the ids that must not be listed; they take part in everything else. Without ``listed`` the
+    items are for folding in only.
 
     The items are read once, to the driver, ids too: they are shorter than the factors beside them. The order is that
     of training, by (hash, id), so rows fold in with the very sums that training used. Raises nothing on an empty frame:
@@ -150,14 +158,17 @@ def load_items(items: DataFrame, exchange: Exchange, mean: float, unavailable: D
     wide = ids.cast(pa.large_string())
     _, offsets, text = wide.buffers()
     tie_rank, allowed = order.astype(np.int64), ~table["barred"].to_numpy(zero_copy_only=False)[order]
-    # Once for all workers of a machine, which share the file's pages.
-    ordered = order_items(factors, tie_rank, biases if biases.any() else None, allowed)
+    ordered = None
+    if listed:
+        # Once for all workers of a machine, which share the file's pages.
+        in_order = order_items(factors, tie_rank, biases if biases.any() else None, allowed)
+        ordered = ShippedOrder.of(in_order, exchange)
     shipped = ItemSide(
         key=uuid.uuid4().hex,
         factors=exchange.ship(factors),
         biases=exchange.ship(biases),
         tie_rank=exchange.ship(tie_rank),
-        ordered=ShippedOrder.of(ordered, exchange),
+        ordered=ordered,
         counts=exchange.ship(table["count"].to_numpy().astype(np.float32)[order]),
         allowed=exchange.ship(allowed),
         id_bytes=exchange.ship(np.frombuffer(text or b"", np.uint8)),

@@ -6,6 +6,9 @@ the workers see, its tasks read the files themselves: text keeps the dictionarie
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,25 +19,37 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.errors import DataRefusedError
 from factorlake.models.estimate import PAIRS_OF_PARTITION
-from factorlake.spark.compat import is_connect
+from factorlake.spark.compat import is_connect, is_local, task_slots
 from factorlake.spark.task_farm import tasks_of_job
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 ROWS_OF_TASK = PAIRS_OF_PARTITION
-"""A task that reads files itself gets about so many rows at most, where row groups allow."""
+BYTES_OF_TASK = 512 << 20
+"""A task that reads files itself gets about so many rows, and bytes of them, at most, where row groups allow."""
+ROWS_OF_BATCH = 1_000_000
+MOST_FILES = 10_000
+"""The driver reads the footer of every file. Of more files Spark's own reading starts sooner."""
+_CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "ZSTD")
+"""What Arrow and Spark call by one name and mean alike; not so LZ4."""
+_OPTIONS = ("spark.sql.files.ignoreCorruptFiles", "spark.sql.files.ignoreMissingFiles")
+"""With these Spark may see fewer rows than files hold."""
+_FIELD_ID = "parquet.field.id"
+"""What a schema names columns by whose names may be others."""
 _STORED_AS = {
-    "string": ("BYTE_ARRAY", ("STRING",), pa.string()),
-    "byte": ("INT32", ("NONE", "INT"), pa.int8()),
-    "short": ("INT32", ("NONE", "INT"), pa.int16()),
-    "integer": ("INT32", ("NONE", "INT"), pa.int32()),
-    "long": ("INT64", ("NONE", "INT"), pa.int64()),
-    "float": ("FLOAT", ("NONE",), pa.float32()),
-    "double": ("DOUBLE", ("NONE",), pa.float64()),
+    "string": ("BYTE_ARRAY", "String", pa.string()),
+    "byte": ("INT32", "Int(bitWidth=8, isSigned=true)", pa.int8()),
+    "short": ("INT32", "Int(bitWidth=16, isSigned=true)", pa.int16()),
+    "integer": ("INT32", "Int(bitWidth=32, isSigned=true)", pa.int32()),
+    "long": ("INT64", "Int(bitWidth=64, isSigned=true)", pa.int64()),
+    "float": ("FLOAT", "None", pa.float32()),
+    "double": ("DOUBLE", "None", pa.float64()),
 }
 """Spark's types with the physical and logical types of Parquet that mean the same, and Arrow's type."""
 _WHOLE_NUMBERS = ("byte", "short", "integer", "long")
@@ -56,10 +71,20 @@ class _Column:
 
 
 @dataclass(frozen=True)
+class _File:
+    """A file as its footer told of it."""
+
+    path: str
+    size: int
+    n_rows: int
+    n_row_groups: int
+
+
+@dataclass(frozen=True)
 class _Slice:
     """Row groups of one file."""
 
-    path: str
+    file: _File
     row_groups: tuple[int, ...]
 
 
@@ -72,10 +97,11 @@ def map_columns(frame: DataFrame, work: Work, schema: str) -> DataFrame:
 
     ``work`` is handed the same columns, but text may come as dictionaries (unused and repeated values in them or not).
     Where the frame is columns of Parquet files or of a Delta table without deletion vectors, column mapping or
-    partitions, which lie on a file system that is mounted, tasks read XX
-    Raises, when the result is computed
-    ------
-    DataRefusedError : a file changed or vanished since this call.
+    partitions, which lie on a file system that is mounted, tasks read the files; casts of numbers and a factor are
+    taken over. Which files that are is settled by this call. Whatever else the frame is, Spark reads it and hands rows
+    over.
+
+    Where a file changed or vanished since this call, the result fails with a PythonException that names the file.
     """
     try:
         columns, tasks = _plan(frame)
@@ -93,18 +119,22 @@ def map_columns(frame: DataFrame, work: Work, schema: str) -> DataFrame:
 
 def _plan(frame: DataFrame) -> tuple[list[_Column], list[list[_Slice]]]:
     """Return the columns, and for each task what it reads."""
-    if is_connect(frame.sparkSession):
+    spark = frame.sparkSession
+    if is_connect(spark):
         raise _NotPlain
     try:
+        if any(spark.conf.get(option, "false") != "false" for option in _OPTIONS):
+            raise _NotPlain
         columns, paths = _plain_scan(frame._jdf.queryExecution().optimizedPlan())
+        row_groups = _row_groups_of(paths, columns)
     except _NotPlain:
         raise
-    except Exception as error:  # platforms refuse a look at the plan each in a way of its own
+    except Exception as error:  # platforms refuse a look at the plan, and files that they are read, in many ways
+        log.info("Spark reads the rows, since its plan or files could not be looked at: %s", error)
         raise _NotPlain from error
-    with ThreadPoolExecutor(8) as pool:
-        row_groups = [one for of_file in pool.map(lambda path: _row_groups(path, columns), paths) for one in of_file]
-    n_rows = sum(rows for _, rows in row_groups)
-    n_tasks = max(tasks_of_job(frame.sparkSession), -(-n_rows // ROWS_OF_TASK))
+    if paths and not is_local(spark) and not _workers_read(spark, paths[0]):
+        raise _NotPlain
+    n_tasks = max(tasks_of_job(spark), math.ceil(sum(share for _, share in row_groups)))
     return columns, [_merged(task) for task in _cut(row_groups, n_tasks)]
 
 
@@ -119,21 +149,29 @@ def _plain_scan(plan: Any) -> tuple[list[_Column], list[str]]:
     relation = plan.relation()
     if _class_of(relation) != "HadoopFsRelation" or relation.partitionSchema().size():
         raise _NotPlain
-    form = relation.fileFormat()
-    is_delta = _class_of(form) == "DeltaParquetFileFormat"
-    # Whatever lets a reader see other rows than the files hold asks for a higher version of readers.
-    if is_delta and form.protocol().minReaderVersion() > 1:
+    options = relation.options().toString().lower()
+    if "ignorecorruptfiles" in options or "ignoremissingfiles" in options:
         raise _NotPlain
-    if not is_delta and _class_of(form) != "ParquetFileFormat":
+    form, index = _class_of(relation.fileFormat()), relation.location()
+    is_delta = form == "DeltaParquetFileFormat"
+    # Whatever lets a reader see other rows than the files hold asks for a higher version of readers. The index that is
+    # ready for a scan knows the snapshot it lists; the format may be that of an earlier one.
+    if is_delta and (_class_of(index) != "PreparedDeltaFileIndex" or index.protocol().minReaderVersion() > 1):
+        raise _NotPlain
+    if not is_delta and form != "ParquetFileFormat":
+        raise _NotPlain
+    if _FIELD_ID in relation.dataSchema().json():
         raise _NotPlain
     stored = set(relation.dataSchema().fieldNames())
     output = projections[0] if projections else plan.output()
     columns = [_column(output.apply(place)) for place in range(output.size())]
-    if not all(column.stored in stored for column in columns):
+    if not all(column.stored in stored and "." not in column.stored for column in columns):
+        raise _NotPlain
+    files = index.inputFiles()
+    if not 0 < len(files) <= MOST_FILES:
         raise _NotPlain
     # Spark escapes paths, Delta does not.
-    files = [_local(str(file), escaped=not is_delta) for file in relation.location().inputFiles()]
-    return columns, sorted(files)
+    return columns, sorted(_local(str(file), escaped=not is_delta) for file in files)
 
 
 def _class_of(thing: Any) -> str:
@@ -185,92 +223,117 @@ def _local(uri: str, *, escaped: bool) -> str:
     return unquote(path) if escaped else path
 
 
-def _row_groups(path: str, columns: Sequence[_Column]) -> list[tuple[_Slice, int]]:
-    """Return the row groups of a file and their rows, where it holds the columns as Spark takes them to be."""
-    try:
-        footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        # Spark shall tell what is wrong with it, or pass over it.
-        raise _NotPlain from error
+def _row_groups_of(paths: Sequence[str], columns: Sequence[_Column]) -> list[tuple[_Slice, float]]:
+    """Return the row groups of files and the share of a task that each is."""
+    first = _row_groups(paths[0], columns)
+    with ThreadPoolExecutor(8) as pool:
+        others = pool.map(lambda path: _row_groups(path, columns), paths[1:])
+        return [*first, *(one for of_file in others for one in of_file)]
+
+
+def _row_groups(path: str, columns: Sequence[_Column]) -> list[tuple[_Slice, float]]:
+    """Return `_row_groups_of` one file, where it holds the columns as Spark takes them to be."""
+    footer = pq.read_metadata(path)
     leaves = [footer.schema.column(number) for number in range(len(footer.schema))]
+    places = []
     for column in columns:
-        physical, logical, _ = _STORED_AS[column.kind]
         alike = [number for number, leaf in enumerate(leaves) if leaf.path.lower() == column.stored.lower()]
-        if len(alike) != 1:
+        if len(alike) != 1 or not _is_stored_as(leaves[alike[0]], column):
             raise _NotPlain
-        leaf = leaves[alike[0]]
-        if leaf.path != column.stored or leaf.physical_type != physical or leaf.logical_type.type not in logical:
+        places.append(alike[0])
+    file = _File(path, os.path.getsize(path), footer.num_rows, footer.num_row_groups)
+    found = []
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        chunks = [group.column(place) for place in places]
+        if any(chunk.compression not in _CODECS for chunk in chunks):
             raise _NotPlain
-        codecs = {footer.row_group(group).column(alike[0]).compression for group in range(footer.num_row_groups)}
-        if not all(codec == "UNCOMPRESSED" or pa.Codec.is_available(codec.lower()) for codec in codecs):
-            raise _NotPlain
-    return [(_Slice(path, (group,)), footer.row_group(group).num_rows) for group in range(footer.num_row_groups)]
+        n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
+        if group.num_rows:
+            found.append((_Slice(file, (number,)), max(group.num_rows / ROWS_OF_TASK, n_bytes / BYTES_OF_TASK)))
+    return found
 
 
-def _cut(row_groups: Sequence[tuple[_Slice, int]], n_tasks: int) -> list[list[_Slice]]:
-    """Cut row groups into at most so many tasks of about as many rows. What lies together stays together: files often
-    hold some users or some days, whose ids the task then has to number once."""
+def _is_stored_as(leaf: Any, column: _Column) -> bool:
+    physical, logical, _ = _STORED_AS[column.kind]
+    # Numbers of four and eight bytes need no logical type.
+    meanings = (logical, "None") if column.kind in ("integer", "long") else (logical,)
+    return (
+        leaf.path == column.stored
+        and leaf.max_repetition_level == 0
+        and leaf.physical_type == physical
+        and str(leaf.logical_type) in meanings
+    )
+
+
+def _workers_read(spark: SparkSession, path: str) -> bool:
+    """Whether a task on every slot can open a file, as the driver can."""
+
+    def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield pa.record_batch([pa.array([os.access(path, os.R_OK)] * batch.num_rows)], names=["reads"])
+
+    slots = task_slots(spark)
+    answers = spark.range(0, slots, 1, slots).mapInArrow(look, "reads boolean").collect()
+    return all(row["reads"] for row in answers)
+
+
+def _cut(row_groups: Sequence[tuple[_Slice, float]], n_tasks: int) -> list[list[_Slice]]:
+    """Cut row groups, each with what it weighs, into at most so many tasks of about the same weight. What lies together
+    stays together: files often hold some users or some days, whose ids the task then has to number once."""
     tasks: list[list[_Slice]] = [[]]
-    left, size = sum(rows for _, rows in row_groups), 0
-    for one, rows in row_groups:
+    left, size = sum(weight for _, weight in row_groups), 0.0
+    for one, weight in row_groups:
         to_fill = n_tasks - len(tasks) + 1
-        if tasks[-1] and to_fill > 1 and size + rows / 2 > left / to_fill:
+        if tasks[-1] and to_fill > 1 and size + weight / 2 > left / to_fill:
             tasks.append([])
-            left, size = left - size, 0
+            left, size = left - size, 0.0
         tasks[-1].append(one)
-        size += rows
+        size += weight
     return [task for task in tasks if task]
 
 
 def _merged(slices: Sequence[_Slice]) -> list[_Slice]:
     """Return neighbouring row groups of one file as one slice."""
     return [
-        _Slice(path, tuple(group for one in of_path for group in one.row_groups))
-        for path, of_path in groupby(slices, key=lambda one: one.path)
+        _Slice(file, tuple(group for one in of_file for group in one.row_groups))
+        for file, of_file in groupby(slices, key=lambda one: one.file)
     ]
 
 
 def _read(slice: _Slice, columns: Sequence[_Column]) -> Iterator[pa.RecordBatch]:
+    known = slice.file
     stored = list(dict.fromkeys(column.stored for column in columns))
     texts = [column.stored for column in columns if column.kind == "string"]
     try:
-        with pq.ParquetFile(slice.path, read_dictionary=texts) as file:
-            for group in slice.row_groups:
-                rows = file.read_row_group(group, columns=stored, use_threads=False)
-                table = pa.table(
-                    [_as_wanted(rows[column.stored], column) for column in columns], [column.name for column in columns]
-                )
-                yield from table.to_batches()
+        with pq.ParquetFile(known.path, read_dictionary=texts) as file:
+            found = _File(known.path, os.path.getsize(known.path), file.metadata.num_rows, file.metadata.num_row_groups)
+            if found != known:
+                raise DataRefusedError(f"{known.path} changed while it was read; run again")
+            for rows in file.iter_batches(ROWS_OF_BATCH, slice.row_groups, stored, use_threads=False):
+                values = [_as_wanted(rows[column.stored], column) for column in columns]
+                yield pa.RecordBatch.from_arrays(values, [column.name for column in columns])
     except (OSError, pa.ArrowException) as error:
-        raise DataRefusedError(f"{slice.path} changed while it was read: {error}") from error
+        raise DataRefusedError(f"{known.path} can no longer be read: {error}") from error
 
 
-def _as_wanted(values: pa.ChunkedArray, column: _Column) -> pa.ChunkedArray:
+def _as_wanted(values: pa.Array, column: _Column) -> pa.Array:
     if column.kind == "string":
-        return _dictionaries(values)
+        return _dictionary(values)
     values = values.cast(_STORED_AS[column.kind][2])
     for step, by in column.steps:
-        if step == "string":
-            values = _dictionaries(values.dictionary_encode())
-        else:
-            values = pa.chunked_array([_changed(chunk, step, by) for chunk in values.chunks])
+        values = _dictionary(values.dictionary_encode()) if step == "string" else _changed(values, step, by)
     return values
 
 
-def _dictionaries(values: pa.ChunkedArray) -> pa.ChunkedArray:
+def _dictionary(values: pa.DictionaryArray) -> pa.DictionaryArray:
     """Return dictionaries of strings of one type: as few texts as there are distinct ones."""
-    return pa.chunked_array(
-        [
-            pa.DictionaryArray.from_arrays(chunk.indices.cast(pa.int32()), chunk.dictionary.cast(pa.string()))
-            for chunk in values.chunks
-        ],
-        pa.dictionary(pa.int32(), pa.string()),
-    )
+    return pa.DictionaryArray.from_arrays(values.indices.cast(pa.int32()), values.dictionary.cast(pa.string()))
 
 
-def _changed(chunk: pa.Array, step: str, by: float) -> pa.Array:
+def _changed(values: pa.Array, step: str, by: float) -> pa.Array:
     """Return numbers after one step, as Java does it: to the nearest number, what is too large to an infinity."""
-    numbers, is_null = chunk.fill_null(0).to_numpy(), np.asarray(chunk.is_null())
+    numbers, is_null = values.fill_null(0).to_numpy(), np.asarray(values.is_null())
     with np.errstate(over="ignore"):
         if step == "times":
             changed = numbers * by

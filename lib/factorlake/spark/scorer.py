@@ -122,7 +122,9 @@ def _pack_seen(pairs: pa.Table, items: ItemSide, n_blocks: int) -> Iterator[pa.R
     """Yield what the users of each block have seen: their ids, how much each, and the items' positions."""
     users, user = distinct_values(pairs["user_id"])
     seen, item = distinct_values(pairs["item_id"])
-    position = pc.fill_null(pc.index_in(seen, value_set=items.once("ids", items.ids)), -1).to_numpy()[item]
+    places = pc.fill_null(pc.index_in(seen, value_set=items.once("ids", items.ids)), -1).to_numpy()
+    # A null item is no item: −1 asks for the place after the last.
+    position = np.append(places, np.int32(-1))[item]
     known = np.flatnonzero((position >= 0) & (user >= 0))
     if len(known) < len(user):
         user, position = user[known], position[known]
@@ -171,7 +173,7 @@ def _score_block(users: pa.Table, seen: pa.Table, items: ItemSide, k: int) -> pa
             continue
         row_ptr, row_items = _rows_of(seen_ptr, seen_items, rows)
         if source == "model":
-            ordered = items.once("factors", items.ordered.load)
+            ordered = items.once("factors", items.in_order)
             best, scores = best_items(factors[rows], ordered, k, row_ptr, row_items, biases[rows])
         else:
             ordered = items.once("popularity", lambda: _by_popularity(items))
