@@ -403,6 +403,8 @@ def test_each_trace_row_is_told_as_it_is_made() -> None:
     assert tuple(told) == model.trace
     assert [(row.epoch, row.side) for row in told[:3]] == [(1, "user"), (1, "item"), (2, "user")]
     assert told[-1].state == "final"
+    # One thread solves blocks, and does more beside.
+    assert all(0 < row.kernel_seconds < row.seconds for row in told)
 
 
 def test_factors_that_are_not_finite_stop_training_with_a_named_row() -> None:
