@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -239,16 +239,16 @@ def train_peer(given: Any, folder: Path) -> dict[str, Any]:
     return {"ended": "trained", "seconds": seconds}
 
 
-def child(own: list[str], seconds: float | None = None) -> tuple[int, dict[str, Any]]:
-    """Run this benchmark in a process of its own, which ends with all that it starts; return its exit code and what it
-    told.
+def child(own: list[str], log: IO[str] | None = None, seconds: float | None = None) -> tuple[int, dict[str, Any]]:
+    """Run this benchmark in a process of its own, which ends with all that it starts and whose errors go to ``log``;
+    return its exit code and what it told.
 
     Raises
     ------
     TimeoutExpired : it took longer than ``seconds``.
     """
     command = [sys.executable, "-m", "benchmarks.scale", *own]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
     try:
         out, _ = process.communicate(timeout=seconds)
     finally:
@@ -261,11 +261,15 @@ def child(own: list[str], seconds: float | None = None) -> tuple[int, dict[str, 
 def ending_of_peer(own: list[str], minutes: float) -> dict[str, Any]:
     """Return how the peer's training ended, which gets so many minutes."""
     began = time.perf_counter()
-    try:
-        code, told = child([*own, "--peer"], minutes * 60)
-    except subprocess.TimeoutExpired:
-        return {"ended": f"not trained after {minutes:g} minutes"}
-    return told or {"ended": f"failed (exit code {code})", "seconds": time.perf_counter() - began}
+    with tempfile.TemporaryFile("w+") as log:
+        try:
+            code, told = child([*own, "--peer"], log, minutes * 60)
+        except subprocess.TimeoutExpired:
+            return {"ended": f"not trained after {minutes:g} minutes"}
+        log.seek(0)
+        errors = [line.strip() for line in log if line.startswith("java.lang.")]
+    why = errors[0] if errors else f"exit code {code}"
+    return told or {"ended": f"failed: {why}", "seconds": time.perf_counter() - began}
 
 
 def growth(told: list[dict[str, Any]]) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def one_process() -> dict[str, float]:
     seconds = {"import": time.perf_counter() - began}
     rng = np.random.default_rng(1)
     pairs = np.unique(rng.integers(0, USERS * ITEMS, PAIRS))
-    hashes = [np.sort(rng.integers(-(2**63), 2**63 - 1, n)) for n in (USERS, ITEMS)]
-    sides = (pairs // ITEMS).astype(np.int32), (pairs % ITEMS).astype(np.int32)
-    user_blocks, item_blocks = pack_positions(*sides, None, *hashes)
+    users, items = (np.sort(rng.integers(-(2**63), 2**63 - 1, n)) for n in (USERS, ITEMS))
+    user, item = (pairs // ITEMS).astype(np.int32), (pairs % ITEMS).astype(np.int32)
+    user_blocks, item_blocks = pack_positions(user, item, None, users, items)
     for name in ("first", "second"):
         began = time.perf_counter()
         with LocalPlan(user_blocks, item_blocks, AlsParameters(rank=RANK, epochs=1, tolerance=None), 1) as plan:

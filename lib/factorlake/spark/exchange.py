@@ -8,7 +8,6 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -39,9 +38,17 @@ class Handle:
         return _mapped(self.path)
 
 
-@lru_cache(maxsize=8)
+_arrays: dict[str, NDArray] = {}
+"""What this process has mapped, by path."""
+
+
 def _mapped(path: str) -> NDArray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    if path not in _arrays:
+        # A file that was dropped keeps its room on the disk as long as somebody maps it.
+        for gone in [known for known in _arrays if not os.path.exists(known)]:
+            del _arrays[gone]
+        _arrays[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _arrays[path]
 
 
 @dataclass(frozen=True)
