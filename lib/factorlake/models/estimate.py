@@ -17,16 +17,14 @@ DRIVER_MEMORY = 6 * GIB
 # Core-seconds, from `python -m benchmarks.scale` and `python -m benchmarks.train_als` on two cores of an AMD EPYC that
 # gathers rows of 256 bytes at 21 to 36 GB/s, 2026-11. A machine with slower memory takes up to two and a half times as
 # long, and so do pairs that rows of Spark must bring (docs/architecture.md); what grows with what does not change.
-PACK_PER_PAIR: dict[str, float] = {"local": 0.1e-6, "broadcast": 0.28e-6, "shuffle": 0.28e-6}
-PACK_PER_ID = 1e-6
-"""Of each id in each task's dictionary."""
+PACK_PER_PAIR: dict[str, float] = {"local": 0.13e-6, "broadcast": 0.27e-6, "shuffle": 0.27e-6}
 JOBS_OF_PACKING: dict[str, int] = {"local": 2, "broadcast": 10, "shuffle": 10}
-EPOCH_PER_PAIR_AND_FACTOR = 0.07e-6 / 64
+EPOCH_PER_PAIR_AND_FACTOR = 0.052e-6 / 64
+EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.0, "shuffle": 1.5}
+"""What a plan's epoch takes, where the local one's is 1, beside the jobs: it moves rows through files."""
 NEAR = 32 << 20
-FARTHER = 0.3
-"""By so much longer the rows of a side take to be read with each doubling beyond NEAR bytes."""
-EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.1, "shuffle": 2.0}
-"""What a plan's epoch takes, where the local one's is 1: it moves rows through files."""
+FARTHER_CODES, FARTHER_ROWS = 0.25, 0.5
+"""By so much longer it takes to pack, and to read rows, with each doubling of the factors beyond NEAR bytes."""
 LAST_PER_PAIR = 0.3e-6 / 64**1.5
 """Of the exact half step at the end, by rank to the power of 1.5: rows shorter than the rank cost less than square."""
 LAST_PER_USER = 9.4e-6 / 64**2
@@ -41,7 +39,8 @@ WRITE_ROW = 2.5e-6
 """Of a row of the lists, on its way through Spark into a Delta table."""
 JOBS_OF_LISTS = 10
 JOB_SECONDS = 0.2
-JOBS_PER_EPOCH: dict[str, int] = {"local": 0, "broadcast": 2, "shuffle": 4}
+JOBS_PER_EPOCH: dict[str, int] = {"local": 0, "broadcast": 4, "shuffle": 6}
+"""Jobs, and what the driver does between them, in the time of jobs."""
 
 PYTHON = 0.2 * GIB
 """A Python process with NumPy, numba and Arrow."""
@@ -195,14 +194,15 @@ def _tasks_that_read(load: Load, cores: int) -> int:
 
 
 def _seconds(load: Load, plan: PlanName, cores: int) -> dict[str, float]:
-    ids = _tasks_that_read(load, cores) * (load.users + load.items)
-    distance = 1 + FARTHER * math.log2(max(1.0, load.factors / NEAR))
-    epoch = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * distance * EPOCH_SHARE[plan]
+    doublings = math.log2(max(1.0, load.factors / NEAR))
+    pack = load.pairs * PACK_PER_PAIR[plan] * (1 + FARTHER_CODES * doublings)
+    near = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * EPOCH_SHARE[plan]
+    epoch = near * (1 + FARTHER_ROWS * doublings)
     last = load.pairs * load.rank**1.5 * LAST_PER_PAIR + load.users * load.rank**2 * LAST_PER_USER
     scores = load.users * min(load.items, ITEMS_MET) * load.rank * SCORE_PER_PRODUCT
     lists = scores + load.pairs * READ_SEEN + load.users * load.k * WRITE_ROW
     return {
-        "pack": (load.pairs * PACK_PER_PAIR[plan] + ids * PACK_PER_ID) / cores + JOBS_OF_PACKING[plan] * JOB_SECONDS,
+        "pack": pack / cores + JOBS_OF_PACKING[plan] * JOB_SECONDS,
         "epochs": load.epochs * (epoch / cores + JOBS_PER_EPOCH[plan] * JOB_SECONDS),
         "last half step": last / cores,
         "lists": lists / cores + JOBS_OF_LISTS * JOB_SECONDS,

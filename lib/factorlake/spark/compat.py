@@ -60,6 +60,13 @@ def task_slots(spark: SparkSession) -> int:
     return max(1, spark.sparkContext.defaultParallelism)
 
 
+def optimized_plan(frame: DataFrame) -> Any:
+    """Return what Spark's optimizer makes of a frame, an object of the JVM; None where the session shows none."""
+    if is_connect(frame.sparkSession):
+        return None
+    return frame._jdf.queryExecution().optimizedPlan()
+
+
 @contextmanager
 def named_jobs(spark: SparkSession, description: str) -> Iterator[None]:
     """Show ``description`` beside the jobs started inside in Spark's own pages, where the session can."""

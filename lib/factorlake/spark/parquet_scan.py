@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.errors import DataRefusedError
 from factorlake.models.estimate import PAIRS_OF_PARTITION
-from factorlake.spark.compat import is_connect, is_local, task_slots
+from factorlake.spark.compat import is_local, optimized_plan, task_slots
 from factorlake.spark.task_farm import tasks_of_job
 
 log = logging.getLogger(__name__)
@@ -120,12 +120,11 @@ def map_columns(frame: DataFrame, work: Work, schema: str) -> DataFrame:
 def _plan(frame: DataFrame) -> tuple[list[_Column], list[list[_Slice]]]:
     """Return the columns, and for each task what it reads."""
     spark = frame.sparkSession
-    if is_connect(spark):
-        raise _NotPlain
     try:
-        if any(spark.conf.get(option, "false") != "false" for option in _OPTIONS):
+        plan = optimized_plan(frame)
+        if plan is None or any(spark.conf.get(option, "false") != "false" for option in _OPTIONS):
             raise _NotPlain
-        columns, paths = _plain_scan(frame._jdf.queryExecution().optimizedPlan())
+        columns, paths = _plain_scan(plan)
         row_groups = _row_groups_of(paths, columns)
     except _NotPlain:
         raise
