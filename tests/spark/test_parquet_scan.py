@@ -21,6 +21,7 @@ from factorlake.spark import parquet_scan
 from factorlake.spark.arrow_text import distinct_values
 from factorlake.spark.parquet_scan import map_columns
 from factorlake.spark.training import fit_pairs
+from factorlake.types import PlanName
 
 pytestmark = pytest.mark.spark
 
@@ -347,7 +348,7 @@ def test_distinct_values_of_dictionaries_are_those_that_rows_have() -> None:
 
 
 @pytest.mark.parametrize("plan", ["local", "broadcast"])
-def test_a_model_has_the_same_bits_whoever_read_its_pairs(spark: SparkSession, tmp_path: Path, plan: str) -> None:
+def test_a_model_has_the_same_bits_whoever_read_its_pairs(spark: SparkSession, tmp_path: Path, plan: PlanName) -> None:
     rng = np.random.default_rng(4)
     pairs = np.unique(rng.integers(0, [90, 40], (900, 2)), axis=0)
     text = [pa.array([f"{sign}{n}" for n in column]) for sign, column in zip("ui", pairs.T, strict=True)]
