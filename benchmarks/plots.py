@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.result import RESULTS
+from factorlake.models.estimate import GIB, Cluster, Load, estimate
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 OURS, THEIRS, FORETOLD = "#2166ac", "#b2182b", "#888888"
@@ -58,17 +59,26 @@ def training(result: dict[str, Any]) -> None:
 
 
 def scale(result: dict[str, Any]) -> None:
-    """Draw seconds of an epoch and peak memory by the number of pairs, beside what is foretold."""
+    """Draw seconds of an epoch and peak memory by the number of pairs, beside what is foretold now."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
-    sizes = result["figures"]["sizes"]
+    settings, sizes = result["settings"], result["figures"]["sizes"]
+    cluster = Cluster("that machine", 1, result["machine"]["cores"])
+    users, items, rank, epochs = (settings[name] for name in ("users", "items", "rank", "epochs"))
+    foretold = [
+        estimate(Load(users, items, one["pairs"], rank, epochs, 1, id_bytes=4, from_files=True), cluster, one["plan"])
+        for one in sizes
+    ]
     pairs = [one["pairs"] / 1e6 for one in sizes]
     panels[0].plot(pairs, [one["epoch"] for one in sizes], "o-", color=OURS, label="an epoch")
-    panels[0].plot(pairs, [one["foretold"]["epoch"] for one in sizes], "--", color=FORETOLD, label="foretold")
+    panels[0].plot(pairs, [one.seconds["epochs"] / epochs for one in foretold], "--", color=FORETOLD, label="foretold")
     panels[0].set(ylabel="seconds")
-    for key, title, colour in (("driver_mib", "driver's Python", OURS), ("workers_mib", "workers", THEIRS)):
+    for key, title, colour, told in (
+        ("driver_mib", "driver's Python", OURS, [one.driver_memory for one in foretold]),
+        ("workers_mib", "workers", THEIRS, [one.worker_memory for one in foretold]),
+    ):
         panels[1].plot(pairs, [one[key] / 1024 for one in sizes], "o-", color=colour, label=title)
-        panels[1].plot(pairs, [one["foretold"][key] / 1024 for one in sizes], "--", color=colour)
+        panels[1].plot(pairs, [memory / GIB for memory in told], "--", color=colour)
     panels[1].set(ylabel="GiB at most (dashed: foretold)")
     for panel in panels:
         panel.set(xlabel="million pairs", xlim=(0, None), ylim=(0, None))

@@ -1,7 +1,7 @@
 """How time and memory grow with the number of pairs, and whether `factorlake plan` foretells them.
 
     python -m benchmarks.scale
-    python -m benchmarks.scale --users 2000000 --items 200000 --pairs 100 --plan auto --k 10
+    python -m benchmarks.scale --users 2000000 --items 200000 --pairs 100 --plan auto --k 10 --epochs 3
 
 Each size trains in a process of its own. ``kernel`` is what an epoch's tasks take while they solve blocks: by least
 squares over the sizes so much for each pair and so much for the rows, whose number does not grow; ``spread`` is how far
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -192,7 +193,7 @@ def train_one(given: Any, folder: Path) -> dict[str, Any]:
         load = Load(fitted.users.n_ids, fitted.items.n_ids, fitted.n_observed, given.rank, given.epochs, given.k or 1)
         fitted.release()
     # The pairs are written as numbers of four bytes.
-    load = replace(load, id_bytes=4)
+    load = replace(load, id_bytes=4, from_files=True)
     foretold = estimate(load, Cluster("this machine", 1, os.cpu_count() or 1), given.plan)
     told["foretold"] = {
         "pack": foretold.seconds["pack"],
@@ -267,7 +268,9 @@ def ending_of_peer(own: list[str], minutes: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"ended": f"not trained after {minutes:g} minutes"}
         log.seek(0)
-        errors = [line.strip() for line in log if line.startswith("java.lang.")]
+        errors = re.findall(r"java\.lang\.\w+(?:Error|Exception)[^\n]*", log.read())
+    # What ran out first is behind the other errors.
+    errors.sort(key=lambda error: "OutOfMemoryError" not in error)
     why = errors[0] if errors else f"exit code {code}"
     return told or {"ended": f"failed: {why}", "seconds": time.perf_counter() - began}
 

@@ -194,10 +194,11 @@ class _Training(Generic[R]):
         pairs = all_pairs(solved, fixed, self.parameters) if tells_after else before
         observed = sum(one.observed_loss for one in sums)
         ridge_part = known.regularization_loss + fixed.regularization_loss
-        mean = state.mean
+        mean, kernel_seconds = state.mean, sum(one.seconds for one in sums)
         if side == "item" and self.parameters.has_biases and self.problem.n_obs:
             if not tells_after:
                 _, sums_after = self.plan.half_step(replace(task, solver="residual"), fixed.rows, solved.rows)
+                kernel_seconds += sum(one.seconds for one in sums_after)
             else:
                 sums_after = sums
             # Σ (r − prediction) after the half step, whose mean is what μ lacks.
@@ -217,7 +218,7 @@ class _Training(Generic[R]):
             all_pairs_loss=pairs,
             regularization_loss=ridge_part,
             seconds=time.perf_counter() - began,
-            kernel_seconds=sum(one.seconds for one in sums),
+            kernel_seconds=kernel_seconds,
         )
         if not np.isfinite(row.loss):
             raise NumericalError(

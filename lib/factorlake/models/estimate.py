@@ -14,10 +14,13 @@ GIB = 1 << 30
 DRIVER_MEMORY = 6 * GIB
 """Bytes up to which `auto` lets the driver hold ratings and factors (local), or factors alone (broadcast)."""
 
-# Core-seconds, from `python -m benchmarks.scale` and `python -m benchmarks.train_als` on two cores of an AMD EPYC that
-# gathers rows of 256 bytes at 21 to 36 GB/s, 2026-11. A machine with slower memory takes up to two and a half times as
-# long, and so do pairs that rows of Spark must bring (docs/architecture.md); what grows with what does not change.
+# Core-seconds, from `python -m benchmarks.scale`, `train_als` and `top_k` on two cores of an AMD EPYC that gathers rows
+# of 256 bytes at 21 to 36 GB/s, 2026-11. Other machines and other data take up to two and a half times as long, or half
+# as long; what grows with what does not change.
 PACK_PER_PAIR: dict[str, float] = {"local": 0.13e-6, "broadcast": 0.27e-6, "shuffle": 0.27e-6}
+PACK_THROUGH_SPARK = 0.35e-6
+"""Of a pair with text ids that Spark hands over as a row, where tasks do not read it from a file themselves. What it
+takes to make pairs of events is not in it."""
 JOBS_OF_PACKING: dict[str, int] = {"local": 2, "broadcast": 10, "shuffle": 10}
 EPOCH_PER_PAIR_AND_FACTOR = 0.052e-6 / 64
 EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.0, "shuffle": 1.5}
@@ -68,6 +71,8 @@ class Load:
     k: int
     id_bytes: int = 12
     """Of an id in Arrow's memory: of a string its bytes and four more."""
+    from_files: bool = False
+    """Whether pairs are columns of Parquet files that tasks read themselves; a log's pairs are made by Spark."""
 
     def __post_init__(self) -> None:
         for name in ("users", "items", "pairs", "rank", "epochs", "k", "id_bytes"):
@@ -196,6 +201,8 @@ def _tasks_that_read(load: Load, cores: int) -> int:
 def _seconds(load: Load, plan: PlanName, cores: int) -> dict[str, float]:
     doublings = math.log2(max(1.0, load.factors / NEAR))
     pack = load.pairs * PACK_PER_PAIR[plan] * (1 + FARTHER_CODES * doublings)
+    if not load.from_files:
+        pack += load.pairs * PACK_THROUGH_SPARK
     near = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * EPOCH_SHARE[plan]
     epoch = near * (1 + FARTHER_ROWS * doublings)
     last = load.pairs * load.rank**1.5 * LAST_PER_PAIR + load.users * load.rank**2 * LAST_PER_USER

@@ -35,7 +35,8 @@ class TraceRow:
     metric: float | None = None
     """Held-out metric after the epoch, on its item row."""
     kernel_seconds: float = 0.0
-    """Of tasks or threads together while they solved blocks; the rest of ``seconds`` moved rows and started tasks."""
+    """Of tasks or threads together while they worked on blocks, segments of long rows aside: with several at once up to
+    so many times ``seconds``, of which the rest moved rows and started tasks."""
 
 
 @dataclass(frozen=True)

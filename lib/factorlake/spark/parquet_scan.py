@@ -76,8 +76,14 @@ class _File:
 
     path: str
     size: int
+    written_ns: int
     n_rows: int
     n_row_groups: int
+
+    @staticmethod
+    def of(path: str, footer: pq.FileMetaData) -> _File:
+        now = os.stat(path)
+        return _File(path, now.st_size, now.st_mtime_ns, footer.num_rows, footer.num_row_groups)
 
 
 @dataclass(frozen=True)
@@ -240,7 +246,7 @@ def _row_groups(path: str, columns: Sequence[_Column]) -> list[tuple[_Slice, flo
         if len(alike) != 1 or not _is_stored_as(leaves[alike[0]], column):
             raise _NotPlain
         places.append(alike[0])
-    file = _File(path, os.path.getsize(path), footer.num_rows, footer.num_row_groups)
+    file = _File.of(path, footer)
     found = []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
@@ -306,8 +312,7 @@ def _read(slice: _Slice, columns: Sequence[_Column]) -> Iterator[pa.RecordBatch]
     texts = [column.stored for column in columns if column.kind == "string"]
     try:
         with pq.ParquetFile(known.path, read_dictionary=texts) as file:
-            found = _File(known.path, os.path.getsize(known.path), file.metadata.num_rows, file.metadata.num_row_groups)
-            if found != known:
+            if _File.of(known.path, file.metadata) != known:
                 raise DataRefusedError(f"{known.path} changed while it was read; run again")
             for rows in file.iter_batches(ROWS_OF_BATCH, slice.row_groups, stored, use_threads=False):
                 values = [_as_wanted(rows[column.stored], column) for column in columns]
