@@ -6,11 +6,9 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
@@ -18,6 +16,7 @@ from factorlake.models.plan import ArrayRows
 from factorlake.paths import has_scheme
 from factorlake.spark.compat import is_local, task_slots
 from factorlake.spark.shuffle import StoredRows
+from factorlake.spark.task_farm import mapped, run_tasks
 from factorlake.types import FloatMatrix
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def _mapped(path: str) -> NDArray:
         # A file that was dropped keeps its room on the disk as long as somebody maps it.
         for gone in [known for known in _arrays if not os.path.exists(known)]:
             del _arrays[gone]
-        _arrays[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+        _arrays[path] = mapped(path)
     return _arrays[path]
 
 
@@ -108,16 +107,13 @@ class Exchange:
         with open(marker, "w", encoding="ascii") as file:
             file.write(token)
 
-        def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                try:
-                    with open(marker, encoding="ascii") as file:
-                        seen = file.read() == token
-                except OSError:
-                    seen = False
-                yield pa.record_batch([pa.array([seen] * batch.num_rows)], names=["seen"])
+        def look(_: int) -> bool:
+            try:
+                with open(marker, encoding="ascii") as file:
+                    return file.read() == token
+            except OSError:
+                return False
 
-        slots = task_slots(spark)
-        answers = spark.range(0, slots, 1, slots).mapInArrow(look, "seen boolean").collect()
+        answers = run_tasks(spark, range(task_slots(spark)), look)
         os.unlink(marker)
-        return all(row["seen"] for row in answers)
+        return all(answers)

@@ -19,12 +19,12 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 
 from factorlake.errors import DataRefusedError
 from factorlake.models.estimate import PAIRS_OF_PARTITION
 from factorlake.spark.compat import is_local, optimized_plan, task_slots
-from factorlake.spark.task_farm import tasks_of_job
+from factorlake.spark.task_farm import run_tasks, tasks_of_job
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +113,6 @@ def map_columns(frame: DataFrame, work: Work, schema: str) -> DataFrame:
         columns, tasks = _plan(frame)
     except _NotPlain:
         return frame.mapInArrow(work, schema)
-    if not tasks:
-        return frame.mapInArrow(work, schema)
 
     def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         numbers = (number for batch in batches for number in batch["id"].to_pylist())
@@ -137,7 +135,10 @@ def _plan(frame: DataFrame) -> tuple[list[_Column], list[list[_Slice]]]:
     except Exception as error:  # platforms refuse a look at the plan, and files that they are read, in many ways
         log.info("Spark reads the rows, since its plan or files could not be looked at: %s", error)
         raise _NotPlain from error
-    if paths and not is_local(spark) and not _workers_read(spark, paths[0]):
+    if not row_groups:
+        raise _NotPlain
+    # As the driver can: asked of every slot.
+    if not (is_local(spark) or all(run_tasks(spark, range(task_slots(spark)), lambda _: os.access(paths[0], os.R_OK)))):
         raise _NotPlain
     n_tasks = max(tasks_of_job(spark), math.ceil(sum(share for _, share in row_groups)))
     return columns, [_merged(task) for task in _cut(row_groups, n_tasks)]
@@ -269,18 +270,6 @@ def _is_stored_as(leaf: Any, column: _Column) -> bool:
         and leaf.physical_type == physical
         and str(leaf.logical_type) in meanings
     )
-
-
-def _workers_read(spark: SparkSession, path: str) -> bool:
-    """Whether a task on every slot can open a file, as the driver can."""
-
-    def look(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield pa.record_batch([pa.array([os.access(path, os.R_OK)] * batch.num_rows)], names=["reads"])
-
-    slots = task_slots(spark)
-    answers = spark.range(0, slots, 1, slots).mapInArrow(look, "reads boolean").collect()
-    return all(row["reads"] for row in answers)
 
 
 def _cut(row_groups: Sequence[tuple[_Slice, float]], n_tasks: int) -> list[list[_Slice]]:
