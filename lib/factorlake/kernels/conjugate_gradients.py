@@ -7,13 +7,17 @@ from numba import njit
 
 from factorlake.types import FloatMatrix, FloatVector
 
-from .arrays import FAST_SUMS
 from .lanes import (
     add,
+    add_products,
     aligned_zeros,
+    eight_zeros,
     four_sums,
+    inverse_or_zero,
+    lane_sum,
     lanes_in,
     load,
+    load_part,
     load_quad,
     multiply,
     multiply_add,
@@ -21,15 +25,29 @@ from .lanes import (
     spread_1,
     spread_2,
     spread_3,
+    spread_like,
     store,
+    subtract,
+    uncounted,
     zeros_like,
 )
-from .observations import LongSums, Observations, RowRidge
-from .residuals import Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
-from .row_solvers import TILE, solve_primal_row, upper_room
+from .observations import LongSums, Observations, RowRidge, uncounted_observations
+from .residuals import (
+    KEPT,
+    Gathered,
+    add_row_loss,
+    first_pass,
+    gather_again,
+    longest_row,
+    padded,
+    read_pairs,
+    room_for,
+    uncounted_room,
+)
+from .row_solvers import SEGMENT, TILE, solve_primal_row, upper_room
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _add_curvature(gathered: Gathered, n: int, direction: FloatVector, curvature: FloatVector) -> None:
     """Add Σ c (p·f) f over a row's n gathered observations to the curvature, p the direction."""
     factors = gathered.factors
@@ -64,15 +82,7 @@ def _add_curvature(gathered: Gathered, n: int, direction: FloatVector, curvature
             store(curvature, a, add(load(curvature, a), pull))
 
 
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS)
-def _dot(left: FloatVector, right: FloatVector) -> float:
-    total = 0.0
-    for a in range(left.shape[0]):
-        total += np.float64(left[a]) * np.float64(right[a])
-    return total
-
-
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS)
+@njit(cache=True, nogil=True, forceinline=True)
 def _descend(
     observed: Observations,
     row: int,
@@ -80,46 +90,69 @@ def _descend(
     steps: int,
     x: FloatVector,
     gathered: Gathered,
-    scratch: FloatMatrix,
+    residual: FloatVector,
+    preconditioner: FloatVector,
+    direction: FloatVector,
+    curvature: FloatVector,
     sums: FloatVector,
 ) -> None:
-    """Take the CG steps of one row in place; ``scratch`` is (4, width) in the factors' precision, as is all else.
+    """Take the CG steps of one row in place; all vectors have the padded width and the factors' precision, in which all
+    is summed but the few dot products.
 
-    The row's factors are gathered once, by the pass that takes the first residual; the steps read them there.
+    The row's factors are gathered by the pass that takes the first residual; the steps read them there. Of a row of
+    more than KEPT observations, part by part, each step gathers them again.
     """
-    width = x.shape[0]
-    first = observed.row_ptr[row]
-    n = observed.row_ptr[row + 1] - first
-    residual, preconditioner, direction, curvature = scratch[0], scratch[1], scratch[2], scratch[3]
-    for a in range(width):
-        residual[a] = -diagonal[a] * x[a]
-        preconditioner[a] = diagonal[a]
-    read_pairs(observed, first, n, gathered)
-    first_pass(observed, row, x, gathered, residual, preconditioner, True, sums)
-    for a in range(width):
+    width, lanes = x.shape[0], lanes_in(x)
+    first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
+    for a in range(0, width, lanes):
+        ridge = load(diagonal, a)
+        store(residual, a, subtract(zeros_like(x), multiply(ridge, load(x, a))))
+        store(preconditioner, a, ridge)
+    for start in range(first, last, KEPT):
+        n = min(KEPT, last - start)
+        read_pairs(observed, start, n, gathered)
+        first_pass(observed, start, n, x, gathered, residual, preconditioner, True, sums)
+    total = eight_zeros()
+    for a in range(0, width, lanes):
         # A zero here means that neither data nor ridge touch this coordinate: leave it where it is.
-        preconditioner[a] = 1.0 / preconditioner[a] if preconditioner[a] > 0.0 else 0.0
-        direction[a] = preconditioner[a] * residual[a]
-    descent = _dot(residual, direction)
+        inverse = inverse_or_zero(load(preconditioner, a))
+        left = load(residual, a)
+        turned = multiply(inverse, left)
+        store(preconditioner, a, inverse)
+        store(direction, a, turned)
+        store(curvature, a, multiply(load(diagonal, a), turned))
+        total = add_products(left, turned, total)
+    descent = lane_sum(total)
     for step in range(steps):
-        for a in range(width):
-            curvature[a] = diagonal[a] * direction[a]
-        _add_curvature(gathered, n, direction, curvature)
-        bend = _dot(direction, curvature)
+        for start in range(first, last, KEPT):
+            n = min(KEPT, last - start)
+            if last - first > KEPT:
+                gather_again(observed, start, n, gathered)
+            _add_curvature(gathered, n, direction, curvature)
+        total = eight_zeros()
+        for a in range(0, width, lanes):
+            total = add_products(load(direction, a), load(curvature, a), total)
+        bend = lane_sum(total)
         if not bend > 0.0:
             return
-        length = descent / bend
-        for a in range(width):
-            x[a] += length * direction[a]
-            residual[a] -= length * curvature[a]
-        if step + 1 < steps:
-            for a in range(width):
-                curvature[a] = preconditioner[a] * residual[a]
-            next_descent = _dot(residual, curvature)
-            turn = next_descent / descent
-            descent = next_descent
-            for a in range(width):
-                direction[a] = curvature[a] + turn * direction[a]
+        length = spread_like(x, descent / bend)
+        for a in range(0, width, lanes):
+            store(x, a, multiply_add(length, load(direction, a), load(x, a)))
+        if step + 1 == steps:
+            return
+        back = spread_like(x, -descent / bend)
+        total = eight_zeros()
+        for a in range(0, width, lanes):
+            left = multiply_add(back, load(curvature, a), load(residual, a))
+            store(residual, a, left)
+            total = add_products(left, multiply(load(preconditioner, a), left), total)
+        next_descent = lane_sum(total)
+        turn = spread_like(x, next_descent / descent)
+        descent = next_descent
+        for a in range(0, width, lanes):
+            turned = multiply_add(turn, load(direction, a), multiply(load(preconditioner, a), load(residual, a)))
+            store(direction, a, turned)
+            store(curvature, a, multiply(load(diagonal, a), turned))
 
 
 @njit(cache=True, nogil=True)
@@ -132,11 +165,10 @@ def cg_rows(
     solved: FloatMatrix,
     sums: FloatVector,
 ) -> int:
-    """Take ``steps`` preconditioned CG steps in every row; sums[0] and sums[1] take loss and residual sum
-    before.
+    """Take ``steps`` preconditioned CG steps in every row; sums[0] and sums[1] take loss and residual sum before.
 
-    The preconditioner is M = D + Σ c f². A row longer than TILE is solved exactly instead (sums[2] counts its
-    jitters), after one pass for its loss. A row without observations becomes zero. Returns −1, or the first
+    A row longer than SEGMENT, whose sums may be taken in several places, is solved exactly instead (its jitters go into
+    sums[2]). A row without observations becomes zero. Returns −1, or the first
     row that could not be solved.
 
     Source: Takács, Pilászy, Tikk, RecSys 2011 (CG for implicit ALS); the eigenbasis makes D diagonal.
@@ -144,38 +176,82 @@ def cg_rows(
     rank = observed.factors.shape[1]
     dtype = observed.factors.dtype
     width = padded(rank, lanes_in(observed.factors))
-    n_obs = observed.neighbours.shape[0]
-    longest = longest_row(observed, n_obs)
-    gathered = room_for(longest_row(observed, TILE), longest, observed)
-    tile = np.empty((TILE if longest > TILE else 0, rank), dtype=dtype)
-    upper = upper_room(rank)
-    solution = np.empty(rank)
-    diagonal = np.empty(rank)
-    own_diagonal = aligned_zeros(width, dtype)
-    x = aligned_zeros(width, dtype)
-    scratch = aligned_zeros(4 * width, dtype).reshape(4, width)
-    for row in range(observed.row_ptr.shape[0] - 1):
-        n = observed.row_ptr[row + 1] - observed.row_ptr[row]
+    longest = longest_row(observed, observed.neighbours.shape[0])
+    gathered = room_for(min(longest_row(observed, SEGMENT), KEPT), longest, observed)
+    vectors = aligned_zeros(8 * width, dtype).reshape(8, width)
+    base, mask = vectors[6], vectors[7]
+    for a in range(rank):
+        base[a] = system.base[a]
+        mask[a] = system.mask[a]
+    tile = np.empty((TILE if longest > SEGMENT else 0, rank), dtype=dtype)
+    return _cg_rows(observed, system, known, warm, steps, solved, sums, gathered, vectors, tile)
+
+
+@njit(cache=True, nogil=True)
+def _cg_rows(
+    given: Observations,
+    system: RowRidge,
+    known: LongSums,
+    warm: FloatMatrix,
+    steps: int,
+    solved: FloatMatrix,
+    sums: FloatVector,
+    room: Gathered,
+    vectors: FloatMatrix,
+    tile: FloatMatrix,
+) -> int:
+    """See ``cg_rows``, which holds the arrays."""
+    observed, gathered = uncounted_observations(given), uncounted_room(room)
+    row_ptr, ridge, start, out = observed.row_ptr, uncounted(system.ridge), uncounted(warm), uncounted(solved)
+    x, residual, preconditioner = uncounted(vectors[0]), uncounted(vectors[1]), uncounted(vectors[2])
+    direction, curvature, diagonal = uncounted(vectors[3]), uncounted(vectors[4]), uncounted(vectors[5])
+    base, mask, own_sums = uncounted(vectors[6]), uncounted(vectors[7]), uncounted(sums)
+    rank, width, lanes = warm.shape[1], x.shape[0], lanes_in(x)
+    whole = rank // lanes * lanes
+    for row in range(row_ptr.shape[0] - 1):
+        n = row_ptr[row + 1] - row_ptr[row]
+        at = row * rank
         if n == 0:
-            solved[row, :] = 0.0
-            continue
-        for a in range(rank):
-            diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
-        if n > TILE:
-            add_row_loss(observed, row, warm[row], x, gathered, sums)
-            jitters = solve_primal_row(observed, row, diagonal, known, tile, upper, solution)
+            for a in range(rank):
+                out[row, a] = 0.0
+        elif n > SEGMENT:
+            jitters = _solve_long_row(observed, row, system, known, start, tile, x, gathered, out, own_sums)
             if jitters < 0:
                 return row
-            sums[2] += jitters
-            for a in range(rank):
-                solved[row, a] = solution[a]
         else:
-            for a in range(rank):
-                own_diagonal[a] = diagonal[a]
-                x[a] = warm[row, a]
-            for a in range(rank, width):
-                x[a] = 0.0
-            _descend(observed, row, own_diagonal, steps, x, gathered, scratch, sums)
-            for a in range(rank):
-                solved[row, a] = x[a]
+            own = spread_like(x, ridge[row])
+            for a in range(0, width, lanes):
+                store(diagonal, a, multiply_add(own, load(mask, a), load(base, a)))
+                store(x, a, load(start, at + a) if a < whole else load_part(start, at + a, rank - whole))
+            _descend(
+                observed, row, diagonal, steps, x, gathered, residual, preconditioner, direction, curvature, own_sums
+            )
+            for a in range(0, whole, lanes):
+                store(out, at + a, load(x, a))
+            for a in range(whole, rank):
+                out[row, a] = x[a]
     return -1
+
+
+@njit(cache=True, nogil=True)
+def _solve_long_row(
+    observed: Observations,
+    row: int,
+    system: RowRidge,
+    known: LongSums,
+    warm: FloatMatrix,
+    tile: FloatMatrix,
+    x: FloatVector,
+    gathered: Gathered,
+    solved: FloatMatrix,
+    sums: FloatVector,
+) -> int:
+    """Solve one row longer than SEGMENT exactly; return jitters, −1 on failure."""
+    rank = warm.shape[1]
+    add_row_loss(observed, row, warm[row], x, gathered, sums)
+    diagonal, solution = system.base + system.ridge[row] * system.mask, np.empty(rank)
+    jitters = solve_primal_row(observed, row, diagonal, known, tile, upper_room(rank), solution)
+    sums[2] += max(jitters, 0)
+    for a in range(rank):
+        solved[row, a] = solution[a]
+    return jitters

@@ -10,8 +10,12 @@ from factorlake.types import FloatMatrix, FloatVector
 
 from .half_step import RowSolver, SolvedBlock
 from .nonnegative import LEAST_FALL
-from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, TILE
+from .residuals import KEPT
+from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, SEGMENT
 from .subspace import SUBSPACE
+
+LONGEST = {"cg": SEGMENT, "subspace": KEPT}
+"""Longer rows are solved exactly instead."""
 
 
 def solve_block_numpy(
@@ -44,7 +48,7 @@ def solve_block_numpy(
         f, c, t = factors[neighbours[part]], c_all[part], t_all[part]
         diagonal = base_diagonal + ridge[row] * mask
         reported = solved[row]
-        if len(f) and (solver == "exact" or (solver in ("cg", "subspace") and len(f) > TILE)):
+        if len(f) and (solver == "exact" or len(f) > LONGEST.get(solver, len(f))):
             solution, taken = _exact(f, c, t, diagonal)
             if solution is None:
                 raise NumericalError(

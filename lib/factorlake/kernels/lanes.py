@@ -193,6 +193,19 @@ def _spreader(place: int) -> Any:
     return _builtin(spread)
 
 
+@_builtin
+def spread_like(typing: Any, array: Any, number: Any) -> Any:
+    """spread_like(array, number): a vector full of one float64, rounded to the array's precision."""
+    lanes = _whole(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        nothing = ir.Constant(_vector(lanes), ir.Undefined)
+        rounded = context.cast(builder, args[1], types.float64, lanes.dtype)
+        return _pick(builder, builder.insert_element(nothing, rounded, _INT32(0)), nothing, [0] * lanes.width)
+
+    return lanes(array, types.float64), generate
+
+
 spread_0, spread_1, spread_2, spread_3 = (_spreader(place) for place in range(4))
 
 
@@ -210,6 +223,18 @@ def _operation(name: str, text: str) -> Any:
 add = _operation("fadd", "add(a, b): a + b, number by number.")
 subtract = _operation("fsub", "subtract(a, b): a − b, number by number.")
 multiply = _operation("fmul", "multiply(a, b): a·b, number by number.")
+
+
+@_builtin
+def inverse_or_zero(typing: Any, lanes: Any) -> Any:
+    """inverse_or_zero(a): 1/a where a > 0, else 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _vector(lanes)
+        zeros, ones = (ir.Constant(vector, [value] * lanes.width) for value in (0.0, 1.0))
+        return builder.select(builder.fcmp_ordered(">", args[0], zeros), builder.fdiv(ones, args[0]), zeros)
+
+    return lanes(lanes), generate
 
 
 @_builtin
@@ -250,6 +275,55 @@ def four_sums(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @_builtin
+def eight_zeros(typing: Any) -> Any:
+    """eight_zeros(): eight float64 zeros."""
+    lanes = _whole(types.float64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(_vector(lanes), [0.0] * lanes.width)
+
+    return lanes(), generate
+
+
+@_builtin
+def add_products(typing: Any, a: Any, b: Any, total: Any) -> Any:
+    """add_products(a, b, total): eight float64 sums, to which the products of a and b are added in float64.
+
+    Of sixteen products the last eight follow the first.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = _vector(total)
+        kind = ir.FunctionType(wide, [wide] * 3)
+        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.{_suffix(total)}")
+        if a.width == total.width:
+            return builder.call(fused, args)
+        sums = args[2]
+        for first in range(0, a.width, total.width):
+            places = list(range(first, first + total.width))
+            left, right = (builder.fpext(_pick(builder, one, one, places), wide) for one in args[:2])
+            sums = builder.call(fused, [left, right, sums])
+        return sums
+
+    return total(a, b, total), generate
+
+
+@_builtin
+def lane_sum(typing: Any, lanes: Any) -> Any:
+    """lane_sum(a): the sum of a vector's numbers, folded in halves until one is left."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        sums, width = args[0], lanes.width
+        while width > 1:
+            width //= 2
+            halves = (_pick(builder, sums, sums, list(range(first, first + width))) for first in (0, width))
+            sums = builder.fadd(*halves)
+        return builder.extract_element(sums, _INT32(0))
+
+    return lanes.dtype(lanes), generate
+
+
+@_builtin
 def quad_sum(typing: Any, quad: Any) -> Any:
     """quad_sum(quad): (q0 + q2) + (q1 + q3)."""
 
@@ -277,3 +351,22 @@ def lanes_in(typing: Any, array: Any) -> Any:
         return ir.Constant(context.get_value_type(types.intp), width)
 
     return types.intp(array), generate
+
+
+@_builtin
+def uncounted(typing: Any, array: Any) -> Any:
+    """uncounted(array): the same numbers as an array that counts no references, so that nothing keeps them alive.
+
+    Every mention of an array in compiled code may cost two atomic additions to its count, which is a third of the time
+    that short rows take. For what is called by a function that holds the arrays until it returns.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        made = context.make_array(signature.args[0])
+        view = made(context, builder)
+        cgutils.copy_struct(view, made(context, builder, args[0]))
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        view.parent = cgutils.get_null_value(view.parent.type)
+        return view._getvalue()
+
+    return array(array), generate

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from factorlake.types import FloatMatrix, FloatVector
 
 from .arrays import read_only
+from .lanes import uncounted
 
 
 class Observations(NamedTuple):
@@ -41,6 +43,27 @@ class RowRidge(NamedTuple):
     base: NDArray[np.float64]
     mask: NDArray[np.float64]
     ridge: NDArray[np.float64]
+
+
+@njit(cache=True, nogil=True)
+def uncounted_observations(observed: Observations) -> Observations:
+    """Return the observations as arrays that count no references (``lanes.uncounted``)."""
+    return Observations(
+        uncounted(observed.row_ptr),
+        uncounted(observed.neighbours),
+        uncounted(observed.confidence),
+        observed.confidence_step,
+        uncounted(observed.target),
+        observed.target_step,
+        uncounted(observed.offset),
+        uncounted(observed.factors),
+    )
+
+
+@njit(cache=True, nogil=True)
+def uncounted_ridge(system: RowRidge) -> RowRidge:
+    """Return the diagonal part as arrays that count no references."""
+    return RowRidge(uncounted(system.base), uncounted(system.mask), uncounted(system.ridge))
 
 
 class LongSums(NamedTuple):

@@ -27,6 +27,7 @@ from .lanes import (
     spread_3,
     store,
     subtract,
+    uncounted,
     wide_zeros,
     widen,
     zeros_like,
@@ -34,8 +35,11 @@ from .lanes import (
 from .observations import Observations
 
 # The factors of an observation are called for this many observations ahead: far enough to hide a cache miss, near
-# enough to be there still. 8 to 24 measure alike.
-AHEAD = 8
+# enough to be there still. 8 to 64 measure alike.
+AHEAD = 16
+# Solvers that go over a row several times keep the factors of its observations beside each other, up to this many at
+# once: 17 MB at rank 64; of a longer row they are fetched again for each pass, part by part. Whole quads.
+KEPT = 65536
 
 
 class Gathered(NamedTuple):
@@ -82,6 +86,12 @@ def room_for(n_factors: int, n_pairs: int, observed: Observations) -> Gathered:
 
 
 @njit(cache=True, nogil=True)
+def uncounted_room(gathered: Gathered) -> Gathered:
+    """Return the room as arrays that count no references (``lanes.uncounted``)."""
+    return Gathered(uncounted(gathered.factors), uncounted(gathered.confidence), uncounted(gathered.target))
+
+
+@njit(cache=True, nogil=True, forceinline=True)
 def read_pairs(observed: Observations, first: int, n: int, gathered: Gathered) -> None:
     """Write c and t − o of ``n`` observations from ``first`` on, and c = 0 up to a whole quad."""
     # Loops, not slices: numba takes as long to cut a slice as to copy a short row.
@@ -106,10 +116,11 @@ def read_pairs(observed: Observations, first: int, n: int, gathered: Gathered) -
         target[i] = 0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def first_pass(
     observed: Observations,
-    row: int,
+    first: int,
+    n: int,
     x: FloatVector,
     gathered: Gathered,
     residual: FloatVector,
@@ -117,17 +128,17 @@ def first_pass(
     keep: bool,
     sums: FloatVector,
 ) -> None:
-    """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], in float64; e = t − o − x·f.
+    """Add Σ c e² of ``n`` observations of a row, from ``first`` on, to sums[0] and Σ c e to sums[1], in float64;
+    e = t − o − x·f.
 
     With ``keep`` the factors stay in ``gathered``, whose target becomes e; Σ c e f is added to ``residual`` and Σ c f²
     to ``bends``.
 
-    x, residual and bends have the padded width; ``gathered`` holds the row's c and t − o already.
+    x, residual and bends have the padded width; ``gathered`` holds c and t − o of the observations already.
     """
     rank = observed.factors.shape[1]
-    factors = observed.factors.reshape(-1)
-    neighbours, kept = observed.neighbours, gathered.factors
-    first, last = observed.row_ptr[row], observed.row_ptr[row + 1] - 1
+    factors, neighbours, kept = observed.factors, observed.neighbours, gathered.factors
+    last = first + n - 1
     lanes = lanes_in(factors)
     whole = rank // lanes
     part = rank - whole * lanes
@@ -135,7 +146,7 @@ def first_pass(
     width = x.shape[0]
     n_obs = neighbours.shape[0]
     squares, signed = wide_zeros(), wide_zeros()
-    for i in range(0, last - first + 1, 4):
+    for i in range(0, n, 4):
         p = first + i
         from_0 = np.int64(neighbours[p]) * rank
         from_1 = np.int64(neighbours[min(p + 1, last)]) * rank
@@ -203,13 +214,35 @@ def first_pass(
 
 
 @njit(cache=True, nogil=True)
+def gather_again(observed: Observations, first: int, n: int, gathered: Gathered) -> None:
+    """Fetch c and the factors of ``n`` observations from ``first`` on once more, as ``first_pass`` leaves them."""
+    read_pairs(observed, first, n, gathered)
+    factors, neighbours, kept = observed.factors, observed.neighbours, gathered.factors
+    rank, last, n_obs = factors.shape[1], first + n - 1, neighbours.shape[0]
+    lanes = lanes_in(factors)
+    whole = rank // lanes * lanes
+    width = padded(rank, lanes)
+    for i in range(0, padded(n, 4)):
+        start = np.int64(neighbours[min(first + i, last)]) * rank
+        place = i // 4 * 4 * width + i % 4 * lanes
+        for a in range(0, width, lanes):
+            here = load(factors, start + a) if a < whole else load_part(factors, start + a, rank - whole)
+            store(kept, place + 4 * a, here)
+        if first + i + AHEAD < n_obs:
+            later = np.int64(neighbours[first + i + AHEAD]) * rank
+            for a in range(0, width, lanes):
+                prefetch(factors, later + a)
+
+
+@njit(cache=True, nogil=True)
 def add_row_loss(observed: Observations, row: int, x: Any, own: FloatVector, room: Gathered, sums: FloatVector) -> None:
     """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], e = t − o − x·f; ``own`` has the padded width."""
-    first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
-    read_pairs(observed, first, last - first, room)
+    first = observed.row_ptr[row]
+    n = observed.row_ptr[row + 1] - first
+    read_pairs(observed, first, n, room)
     for a in range(x.shape[0]):
         own[a] = x[a]
-    first_pass(observed, row, own, room, own, own, False, sums)
+    first_pass(observed, first, n, own, room, own, own, False, sums)
 
 
 @njit(cache=True, nogil=True)

@@ -26,7 +26,7 @@ from .lanes import (
     zeros_like,
 )
 from .observations import LongSums, Observations, RowRidge
-from .residuals import Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
+from .residuals import KEPT, Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
 from .row_solvers import TILE, solve_cholesky, solve_primal_row, upper_room
 
 # Coordinates that are solved together: as many float32 as a vector holds.
@@ -164,7 +164,7 @@ def subspace_rows(
     """Sweep once over every row: SUBSPACE coordinates at a time are solved for, the others staying as they are.
 
     Block Gauss-Seidel on (D + Σ c f fᵀ) x = Σ c (t − o) f from the row's present factors. sums[0] and sums[1] take loss
-    and residual sum before, sums[2] the jitters. A row longer than TILE is solved exactly instead. A row without
+    and residual sum before, sums[2] the jitters. A row longer than KEPT is solved exactly instead. A row without
     observations becomes zero. Returns −1, or the first row that could not be solved.
 
     Source: Rendle, Krichene, Zhang, Koren, iALS++ (2021); the eigenbasis makes D diagonal, and its leading coordinates,
@@ -174,8 +174,8 @@ def subspace_rows(
     dtype = observed.factors.dtype
     width = padded(rank, lanes_in(observed.factors))
     longest = longest_row(observed, observed.neighbours.shape[0])
-    gathered = room_for(longest_row(observed, TILE), longest, observed)
-    tile = np.empty((TILE if longest > TILE else 0, rank), dtype=dtype)
+    gathered = room_for(longest_row(observed, KEPT), longest, observed)
+    tile = np.empty((TILE if longest > KEPT else 0, rank), dtype=dtype)
     upper = upper_room(rank)
     diagonal, solution = np.empty(rank), np.empty(rank)
     matrix, right = np.zeros((SUBSPACE, SUBSPACE)), np.zeros(SUBSPACE)
@@ -188,7 +188,7 @@ def subspace_rows(
             continue
         for a in range(rank):
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
-        if n > TILE:
+        if n > KEPT:
             add_row_loss(observed, row, warm[row], x, gathered, sums)
             jitters = solve_primal_row(observed, row, diagonal, known, tile, upper, solution)
         else:
@@ -197,7 +197,7 @@ def subspace_rows(
             for a in range(rank, width):
                 x[a] = 0.0
             read_pairs(observed, observed.row_ptr[row], n, gathered)
-            first_pass(observed, row, x, gathered, unused, unused, True, sums)
+            first_pass(observed, observed.row_ptr[row], n, x, gathered, unused, unused, True, sums)
             jitters = _sweep(n, rank, diagonal, x, gathered, room, matrix, right, upper)
             for a in range(rank):
                 solution[a] = x[a]
