@@ -44,7 +44,7 @@ from .residuals import (
     room_for,
     uncounted_room,
 )
-from .row_solvers import SEGMENT, TILE, solve_primal_row, upper_room
+from .row_solvers import CHUNK, SEGMENT, outer_room, solve_primal_row, upper_room
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -183,8 +183,7 @@ def cg_rows(
     for a in range(rank):
         base[a] = system.base[a]
         mask[a] = system.mask[a]
-    tile = np.empty((TILE if longest > SEGMENT else 0, rank), dtype=dtype)
-    return _cg_rows(observed, system, known, warm, steps, solved, sums, gathered, vectors, tile)
+    return _cg_rows(observed, system, known, warm, steps, solved, sums, gathered, vectors)
 
 
 @njit(cache=True, nogil=True)
@@ -198,7 +197,6 @@ def _cg_rows(
     sums: FloatVector,
     room: Gathered,
     vectors: FloatMatrix,
-    tile: FloatMatrix,
 ) -> int:
     """See ``cg_rows``, which holds the arrays."""
     observed, gathered = uncounted_observations(given), uncounted_room(room)
@@ -215,7 +213,7 @@ def _cg_rows(
             for a in range(rank):
                 out[row, a] = 0.0
         elif n > SEGMENT:
-            jitters = _solve_long_row(observed, row, system, known, start, tile, x, gathered, out, own_sums)
+            jitters = _solve_long_row(observed, row, system, known, start, x, gathered, out, own_sums)
             if jitters < 0:
                 return row
         else:
@@ -240,7 +238,6 @@ def _solve_long_row(
     system: RowRidge,
     known: LongSums,
     warm: FloatMatrix,
-    tile: FloatMatrix,
     x: FloatVector,
     gathered: Gathered,
     solved: FloatMatrix,
@@ -248,9 +245,10 @@ def _solve_long_row(
 ) -> int:
     """Solve one row longer than SEGMENT exactly; return jitters, −1 on failure."""
     rank = warm.shape[1]
-    add_row_loss(observed, row, warm[row], x, gathered, sums)
+    add_row_loss(observed, row, warm, x, gathered, sums)
+    outer = outer_room(rank, CHUNK, observed.factors)
     diagonal, solution = system.base + system.ridge[row] * system.mask, np.empty(rank)
-    jitters = solve_primal_row(observed, row, diagonal, known, tile, upper_room(rank), solution)
+    jitters = solve_primal_row(observed, row, diagonal, known, outer, upper_room(rank), solution)
     sums[2] += max(jitters, 0)
     for a in range(rank):
         solved[row, a] = solution[a]

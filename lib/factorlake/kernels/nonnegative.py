@@ -11,7 +11,7 @@ from .arrays import FAST_SUMS
 from .lanes import aligned_zeros, lanes_in
 from .observations import LongSums, Observations, RowRidge
 from .residuals import add_row_loss, longest_row, padded, room_for
-from .row_solvers import TILE, add_row_sums
+from .row_solvers import CHUNK, add_row_sums, outer_room
 
 LEAST_FALL = 1e-14
 """Sweeps over a row end when one lowers its objective by no more than this share of what the row has gained by then."""
@@ -77,7 +77,7 @@ def nonnegative_rows(
     """
     rank = observed.factors.shape[1]
     longest = longest_row(observed, observed.neighbours.shape[0])
-    gathered = np.empty((min(longest, TILE), rank), dtype=observed.factors.dtype)
+    outer = outer_room(rank, CHUNK, observed.factors)
     room = room_for(0, longest, observed)
     own = aligned_zeros(padded(rank, lanes_in(observed.factors)), observed.factors.dtype)
     matrix = np.empty((rank, rank))
@@ -94,7 +94,7 @@ def nonnegative_rows(
             x[a] = warm[row, a]
             if system.mask[a] != 0.0:
                 x[a] = max(x[a], 0.0)
-        add_row_sums(observed, row, known, gathered, matrix, right)
+        add_row_sums(observed, row, known, outer, matrix, right)
         for a in range(rank):
             for b in range(a):
                 matrix[a, b] = matrix[b, a]
@@ -103,5 +103,5 @@ def nonnegative_rows(
             if not (np.isfinite(x[a]) and np.isfinite(matrix[a, a])):
                 return row
             solved[row, a] = x[a]
-        add_row_loss(observed, row, solved[row], own, room, sums)
+        add_row_loss(observed, row, solved, own, room, sums)
     return -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -235,13 +235,16 @@ def gather_again(observed: Observations, first: int, n: int, gathered: Gathered)
 
 
 @njit(cache=True, nogil=True)
-def add_row_loss(observed: Observations, row: int, x: Any, own: FloatVector, room: Gathered, sums: FloatVector) -> None:
-    """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], e = t − o − x·f; ``own`` has the padded width."""
+def add_row_loss(
+    observed: Observations, row: int, rows: FloatMatrix, own: FloatVector, room: Gathered, sums: FloatVector
+) -> None:
+    """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], e = t − o − x·f, x its row of
+    ``rows``; ``own`` has the padded width."""
     first = observed.row_ptr[row]
     n = observed.row_ptr[row + 1] - first
     read_pairs(observed, first, n, room)
-    for a in range(x.shape[0]):
-        own[a] = x[a]
+    for a in range(rows.shape[1]):
+        own[a] = rows[row, a]
     first_pass(observed, first, n, own, room, own, own, False, sums)
 
 
@@ -251,4 +254,4 @@ def residual_rows(observed: Observations, warm: FloatMatrix, sums: FloatVector) 
     room = room_for(0, longest_row(observed, observed.neighbours.shape[0]), observed)
     own = aligned_zeros(padded(observed.factors.shape[1], lanes_in(observed.factors)), observed.factors.dtype)
     for row in range(observed.row_ptr.shape[0] - 1):
-        add_row_loss(observed, row, warm[row], own, room, sums)
+        add_row_loss(observed, row, warm, own, room, sums)

@@ -6,6 +6,8 @@ a change here asks for one there too.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -14,19 +16,23 @@ from factorlake.types import FloatMatrix, FloatVector
 from .arrays import FAST_SUMS
 from .lanes import (
     BYTES,
+    add,
     aligned_zeros,
-    four_sums,
+    lane_sum,
     lanes_in,
     load,
+    load_part,
     multiply,
     multiply_add,
-    quad_sum,
+    prefetch,
     spread,
+    spread_like,
     store,
+    uncounted,
     zeros_like,
 )
-from .observations import LongSums, Observations, RowRidge
-from .residuals import add_row_loss, longest_row, padded, room_for
+from .observations import LongSums, Observations, RowRidge, uncounted_observations
+from .residuals import AHEAD, Gathered, add_row_loss, longest_row, padded, room_for, uncounted_room
 
 # Observations whose outer products are summed by one matrix product. A constant of the data layout: partial
 # sums are added in tile order, so changing it changes the last bits of every long row.
@@ -41,6 +47,10 @@ LEAST_PIVOT = 1e-13
 MAX_JITTERS = 12
 # Finished rows that are taken from the rows below at once.
 PIVOTS = 4
+# Numbers of a row that are multiplied by two of its vectors at once: what registers hold the sums of.
+GROUP = 8
+# Rows whose outer products are summed at once: as many as the nearest cache holds at rank 64.
+CHUNK = 64
 
 
 @njit(cache=True, nogil=True)
@@ -114,9 +124,7 @@ def _substitute(upper: FloatVector, size: int, solution: FloatVector) -> None:
         total = zeros_like(upper)
         for a in range(i // lanes * lanes, width, lanes):
             total = multiply_add(load(upper, i * width + a), load(upper, own + a), total)
-        nothing = zeros_like(upper)
-        known = quad_sum(four_sums(total, nothing, nothing, nothing))
-        solution[i] = (upper[i * width + size] - known) * upper[i * width + i]
+        solution[i] = (upper[i * width + size] - lane_sum(total)) * upper[i * width + i]
         upper[own + i] = solution[i]
 
 
@@ -141,13 +149,104 @@ def solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: F
     return -1
 
 
+class OuterRoom(NamedTuple):
+    """Room for sums of outer products, all in the precision of the vectors that are multiplied."""
+
+    rows: FloatVector
+    """CHUNK vectors, or as many as there are coordinates in a dual system, each of a whole number of pairs of lanes."""
+    products: FloatVector
+    """As many rows of that width as there are coordinates, in whole groups."""
+    right: FloatVector
+    """One more of them."""
+
+
+@njit(cache=True, nogil=True)
+def outer_room(rank: int, n_rows: int, like: FloatMatrix) -> OuterRoom:
+    """Return zeros for products of ``n_rows`` vectors of up to ``rank`` coordinates in the precision of ``like``."""
+    width = padded(rank, 2 * lanes_in(like))
+    return OuterRoom(
+        aligned_zeros(n_rows * width, like.dtype),
+        aligned_zeros(padded(rank, GROUP) * width, like.dtype),
+        aligned_zeros(width, like.dtype),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _uncounted_outer(room: OuterRoom) -> OuterRoom:
+    return OuterRoom(uncounted(room.rows), uncounted(room.products), uncounted(room.right))
+
+
+@njit(cache=True, nogil=True)
+def _add_outer(rows: FloatVector, n: int, size: int, products: FloatVector) -> None:
+    """Add the upper triangle of RᵀR to ``products``, rows of the same width; what lies below it has no meaning.
+
+    ``rows`` holds the n rows of R, ``size`` numbers each and zeros up to a whole number of pairs of vectors. GROUP
+    numbers of a row times two vectors of it are summed in registers at a time.
+    """
+    lanes = lanes_in(rows)
+    step = 2 * lanes
+    width = padded(size, step)
+    for s in range(0, size, GROUP):
+        for a in range(s // step * step, size, step):
+            left_0, left_1, left_2, left_3 = zeros_like(rows), zeros_like(rows), zeros_like(rows), zeros_like(rows)
+            left_4, left_5, left_6, left_7 = zeros_like(rows), zeros_like(rows), zeros_like(rows), zeros_like(rows)
+            right_0, right_1, right_2, right_3 = zeros_like(rows), zeros_like(rows), zeros_like(rows), zeros_like(rows)
+            right_4, right_5, right_6, right_7 = zeros_like(rows), zeros_like(rows), zeros_like(rows), zeros_like(rows)
+            for at in range(0, n * width, width):
+                left, right = load(rows, at + a), load(rows, at + a + lanes)
+                one = at + s
+                share_0, share_1, share_2, share_3 = (
+                    spread(rows[one]),
+                    spread(rows[one + 1]),
+                    spread(rows[one + 2]),
+                    spread(rows[one + 3]),
+                )
+                share_4, share_5, share_6, share_7 = (
+                    spread(rows[one + 4]),
+                    spread(rows[one + 5]),
+                    spread(rows[one + 6]),
+                    spread(rows[one + 7]),
+                )
+                left_0, right_0 = multiply_add(share_0, left, left_0), multiply_add(share_0, right, right_0)
+                left_1, right_1 = multiply_add(share_1, left, left_1), multiply_add(share_1, right, right_1)
+                left_2, right_2 = multiply_add(share_2, left, left_2), multiply_add(share_2, right, right_2)
+                left_3, right_3 = multiply_add(share_3, left, left_3), multiply_add(share_3, right, right_3)
+                left_4, right_4 = multiply_add(share_4, left, left_4), multiply_add(share_4, right, right_4)
+                left_5, right_5 = multiply_add(share_5, left, left_5), multiply_add(share_5, right, right_5)
+                left_6, right_6 = multiply_add(share_6, left, left_6), multiply_add(share_6, right, right_6)
+                left_7, right_7 = multiply_add(share_7, left, left_7), multiply_add(share_7, right, right_7)
+            at = s * width + a
+            _add_pair(products, at, lanes, left_0, right_0)
+            _add_pair(products, at + width, lanes, left_1, right_1)
+            _add_pair(products, at + 2 * width, lanes, left_2, right_2)
+            _add_pair(products, at + 3 * width, lanes, left_3, right_3)
+            _add_pair(products, at + 4 * width, lanes, left_4, right_4)
+            _add_pair(products, at + 5 * width, lanes, left_5, right_5)
+            _add_pair(products, at + 6 * width, lanes, left_6, right_6)
+            _add_pair(products, at + 7 * width, lanes, left_7, right_7)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _add_pair(array: FloatVector, at: int, lanes: int, left: Any, right: Any) -> None:
+    store(array, at, add(load(array, at), left))
+    store(array, at + lanes, add(load(array, at + lanes), right))
+
+
+@njit(cache=True, nogil=True)
+def _clear(array: FloatVector, size: int) -> None:
+    for a in range(0, size, lanes_in(array)):
+        store(array, a, zeros_like(array))
+
+
 @njit(cache=True, nogil=True, fastmath=FAST_SUMS)
 def _solve_dual_row(
     observed: Observations,
     row: int,
     diagonal: FloatVector,
-    gathered: FloatMatrix,
+    room: OuterRoom,
+    system: FloatMatrix,
     upper: FloatVector,
+    dual: FloatVector,
     solution: FloatVector,
 ) -> int:
     """Solve one row with fewer observations L than unknowns through an L × L system; return jitters, −1 on
@@ -161,11 +260,14 @@ def _solve_dual_row(
     rank = diagonal.shape[0]
     first = observed.row_ptr[row]
     n = observed.row_ptr[row + 1] - first
-    factors = observed.factors
-    rows = gathered[:n]
-    dual = np.empty(n)
+    factors, columns, products = observed.factors, room.rows, room.products
+    lanes = lanes_in(columns)
+    # Bᵀ lies in ``columns``: one row for each unknown.
+    width = padded(n, 2 * lanes)
     for a in range(rank):
         solution[a] = 1.0 / diagonal[a] ** 0.5
+        for v in range(n // lanes * lanes, width, lanes):
+            store(columns, a * width + v, zeros_like(columns))
     for i in range(n):
         p = first + i
         j = observed.neighbours[p]
@@ -175,50 +277,66 @@ def _solve_dual_row(
         root = np.float64(observed.confidence[p * observed.confidence_step]) ** 0.5
         dual[i] = root * t
         for a in range(rank):
-            rows[i, a] = root * solution[a] * factors[j, a]
-    system = np.dot(rows, rows.T)
+            columns[a * width + i] = root * solution[a] * factors[j, a]
+    _clear(products, padded(n, GROUP) * width)
+    _add_outer(columns, rank, n, products)
     for i in range(n):
+        for v in range(i, n):
+            system[i, v] = products[i * width + v]
         system[i, i] += 1.0
     jitters = solve_cholesky(system, n, upper, dual)
-    back = np.zeros(rank)
-    for i in range(n):
-        for a in range(rank):
-            back[a] += dual[i] * rows[i, a]
+    for v in range(n, width):
+        dual[v] = 0.0
     for a in range(rank):
-        solution[a] *= back[a]
+        total = zeros_like(columns)
+        for v in range(0, width, lanes):
+            total = multiply_add(load(columns, a * width + v), load(dual, v), total)
+        solution[a] *= lane_sum(total)
     return jitters
 
 
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS)
+@njit(cache=True, nogil=True)
 def _add_tiles(
-    observed: Observations, first: int, last: int, gathered: FloatMatrix, matrix: FloatMatrix, right: FloatVector
+    observed: Observations, first: int, last: int, room: OuterRoom, matrix: FloatMatrix, right: FloatVector
 ) -> None:
     """Add Σ c f fᵀ (upper triangle) and Σ c t f of observations first to last.
 
-    The outer products are summed by one matrix product per tile of TILE observations, in the factors' own
-    precision; the tiles' sums are added in float64, in tile order.
+    Both are summed over a tile of TILE observations in the factors' own precision; the tiles' sums are added in
+    float64, in tile order.
     """
-    factors = observed.factors
-    rank = factors.shape[1]
+    factors, neighbours = observed.factors, observed.neighbours
+    rows, products, pull = room.rows, room.products, room.right
+    rank, n_obs = factors.shape[1], neighbours.shape[0]
+    lanes = lanes_in(factors)
+    whole = rank // lanes * lanes
+    width = padded(rank, 2 * lanes)
     for start in range(first, last, TILE):
-        n = min(TILE, last - start)
-        rows = gathered[:n]
-        for i in range(n):
-            p = start + i
-            j = observed.neighbours[p]
-            t = np.float64(observed.target[p * observed.target_step])
-            if observed.offset.shape[0] > 0:
-                t -= np.float64(observed.offset[j])
-            c = np.float64(observed.confidence[p * observed.confidence_step])
-            root = c**0.5
-            weighted = c * t
-            for a in range(rank):
-                rows[i, a] = root * factors[j, a]
-                right[a] += weighted * factors[j, a]
-        partial = np.dot(rows.T, rows)
+        end = min(start + TILE, last)
+        _clear(products, padded(rank, GROUP) * width)
+        _clear(pull, width)
+        for chunk in range(start, end, CHUNK):
+            n = min(CHUNK, end - chunk)
+            for i in range(n):
+                p = chunk + i
+                j = np.int64(neighbours[p])
+                t = np.float64(observed.target[p * observed.target_step])
+                if observed.offset.shape[0] > 0:
+                    t -= np.float64(observed.offset[j])
+                c = np.float64(observed.confidence[p * observed.confidence_step])
+                root, share = spread_like(rows, c**0.5), spread_like(rows, c * t)
+                for a in range(0, padded(rank, lanes), lanes):
+                    here = load(factors, j * rank + a) if a < whole else load_part(factors, j * rank + a, rank - whole)
+                    store(rows, i * width + a, multiply(root, here))
+                    store(pull, a, multiply_add(share, here, load(pull, a)))
+                if p + AHEAD < n_obs:
+                    later = np.int64(neighbours[p + AHEAD]) * rank
+                    for a in range(0, rank, lanes):
+                        prefetch(factors, later + a)
+            _add_outer(rows, n, rank, products)
         for a in range(rank):
             for b in range(a, rank):
-                matrix[a, b] += partial[a, b]
+                matrix[a, b] += products[a * width + b]
+            right[a] += pull[a]
 
 
 @njit(cache=True, nogil=True)
@@ -226,9 +344,9 @@ def add_segment(observed: Observations, sums: FloatMatrix) -> None:
     """Add the sums of one segment of a row, which is all of ``observed``, to ``sums`` (rank, rank + 1)."""
     rank = observed.factors.shape[1]
     n = observed.neighbours.shape[0]
-    gathered = np.empty((min(n, TILE), rank), dtype=observed.factors.dtype)
+    room = outer_room(rank, CHUNK, observed.factors)
     matrix, right = np.zeros((rank, rank)), np.zeros(rank)
-    _add_tiles(observed, 0, n, gathered, matrix, right)
+    _add_tiles(observed, 0, n, room, matrix, right)
     _add_sums(matrix, right, sums)
 
 
@@ -246,7 +364,7 @@ def add_row_sums(
     observed: Observations,
     row: int,
     known: LongSums,
-    gathered: FloatMatrix,
+    room: OuterRoom,
     matrix: FloatMatrix,
     right: FloatVector,
 ) -> None:
@@ -257,7 +375,7 @@ def add_row_sums(
     rank = right.shape[0]
     first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
     if last - first <= SEGMENT:
-        _add_tiles(observed, first, last, gathered, matrix, right)
+        _add_tiles(observed, first, last, room, matrix, right)
         return
     place = np.searchsorted(known.rows, row)
     if place < known.rows.shape[0] and known.rows[place] == row:
@@ -270,7 +388,7 @@ def add_row_sums(
         total = np.zeros((rank, rank + 1))
         for start in range(first, last, SEGMENT):
             part, part_right = np.zeros((rank, rank)), np.zeros(rank)
-            _add_tiles(observed, start, min(start + SEGMENT, last), gathered, part, part_right)
+            _add_tiles(observed, start, min(start + SEGMENT, last), room, part, part_right)
             _add_sums(part, part_right, total)
         for a in range(rank):
             for b in range(a, rank):
@@ -284,7 +402,7 @@ def solve_primal_row(
     row: int,
     diagonal: FloatVector,
     known: LongSums,
-    gathered: FloatMatrix,
+    room: OuterRoom,
     upper: FloatVector,
     solution: FloatVector,
 ) -> int:
@@ -294,7 +412,7 @@ def solve_primal_row(
     for a in range(rank):
         matrix[a, a] = diagonal[a]
         solution[a] = 0.0
-    add_row_sums(observed, row, known, gathered, matrix, solution)
+    add_row_sums(observed, row, known, room, matrix, solution)
     return solve_cholesky(matrix, rank, upper, solution)
 
 
@@ -308,28 +426,62 @@ def exact_rows(
     """
     rank = observed.factors.shape[1]
     longest = longest_row(observed, observed.neighbours.shape[0])
-    gathered = np.empty((min(longest, TILE), rank), dtype=observed.factors.dtype)
-    short = np.empty((min(longest, rank), rank))
-    room = room_for(0, longest, observed)
     own = aligned_zeros(padded(rank, lanes_in(observed.factors)), observed.factors.dtype)
-    upper = upper_room(rank)
-    diagonal = np.empty(rank)
-    solution = np.empty(rank)
+    wide = np.empty((rank, rank))
+    return _exact_rows(
+        observed,
+        system,
+        known,
+        solved,
+        sums,
+        outer_room(rank, CHUNK, observed.factors),
+        outer_room(rank, rank, wide),
+        room_for(0, longest, observed),
+        own,
+        wide,
+        upper_room(rank),
+        aligned_zeros(padded(rank, 2 * lanes_in(wide)), np.float64),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _exact_rows(
+    given: Observations,
+    system: RowRidge,
+    known: LongSums,
+    solved: FloatMatrix,
+    sums: FloatVector,
+    room: OuterRoom,
+    dual_room: OuterRoom,
+    pairs: Gathered,
+    own: FloatVector,
+    dual_system: FloatMatrix,
+    upper: FloatVector,
+    dual: FloatVector,
+) -> int:
+    """See ``exact_rows``, which holds the arrays."""
+    observed, gathered = uncounted_observations(given), uncounted_room(pairs)
+    primal, short = _uncounted_outer(room), _uncounted_outer(dual_room)
+    rank = observed.factors.shape[1]
+    diagonal, solution = np.empty(rank), np.empty(rank)
     for row in range(observed.row_ptr.shape[0] - 1):
         n = observed.row_ptr[row + 1] - observed.row_ptr[row]
         if n == 0:
-            solved[row, :] = 0.0
+            for a in range(rank):
+                solved[row, a] = 0.0
             continue
+        positive = True
         for a in range(rank):
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
-        if n < rank and diagonal.min() > 0.0:
-            jitters = _solve_dual_row(observed, row, diagonal, short, upper, solution)
+            positive = positive and diagonal[a] > 0.0
+        if n < rank and positive:
+            jitters = _solve_dual_row(observed, row, diagonal, short, dual_system, upper, dual, solution)
         else:
-            jitters = solve_primal_row(observed, row, diagonal, known, gathered, upper, solution)
+            jitters = solve_primal_row(observed, row, diagonal, known, primal, upper, solution)
         if jitters < 0:
             return row
         sums[2] += jitters
         for a in range(rank):
             solved[row, a] = solution[a]
-        add_row_loss(observed, row, solved[row], own, room, sums)
+        add_row_loss(observed, row, solved, own, gathered, sums)
     return -1

@@ -27,7 +27,7 @@ from .lanes import (
 )
 from .observations import LongSums, Observations, RowRidge
 from .residuals import KEPT, Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
-from .row_solvers import TILE, solve_cholesky, solve_primal_row, upper_room
+from .row_solvers import CHUNK, outer_room, solve_cholesky, solve_primal_row, upper_room
 
 # Coordinates that are solved together: as many float32 as a vector holds.
 SUBSPACE = 16
@@ -175,7 +175,7 @@ def subspace_rows(
     width = padded(rank, lanes_in(observed.factors))
     longest = longest_row(observed, observed.neighbours.shape[0])
     gathered = room_for(longest_row(observed, KEPT), longest, observed)
-    tile = np.empty((TILE if longest > KEPT else 0, rank), dtype=dtype)
+    outer = outer_room(rank, CHUNK, observed.factors)
     upper = upper_room(rank)
     diagonal, solution = np.empty(rank), np.empty(rank)
     matrix, right = np.zeros((SUBSPACE, SUBSPACE)), np.zeros(SUBSPACE)
@@ -189,8 +189,8 @@ def subspace_rows(
         for a in range(rank):
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
         if n > KEPT:
-            add_row_loss(observed, row, warm[row], x, gathered, sums)
-            jitters = solve_primal_row(observed, row, diagonal, known, tile, upper, solution)
+            add_row_loss(observed, row, warm, x, gathered, sums)
+            jitters = solve_primal_row(observed, row, diagonal, known, outer, upper, solution)
         else:
             for a in range(rank):
                 x[a] = warm[row, a]
