@@ -60,8 +60,10 @@ def ridge_weights(counts: NDArray[np.int64], n_other: int, parameters: AlsParame
 
     counts (n_rows,) as ``ridge_counts`` gives them; n_other is the number of rows of the other side.
     """
-    bases, position = np.unique(counts, return_inverse=True)
-    # One scalar power per distinct count: a vectorised power may round differently at the end of an array.
     shift = parameters.count_offset * n_other
+    if parameters.nu == 1:
+        return np.asarray(counts + shift, dtype=np.float64)
+    # One scalar power per distinct count: a vectorised power may round differently at the end of an array.
+    bases, position = np.unique(counts, return_inverse=True)
     powers = np.array([math.pow(float(n) + shift, parameters.nu) for n in bases], dtype=np.float64)
     return powers[position] if len(counts) else np.zeros(0)
