@@ -33,7 +33,6 @@ from .lanes import (
 )
 from .observations import LongSums, Observations, RowRidge, uncounted_observations
 from .residuals import (
-    KEPT,
     Gathered,
     add_row_loss,
     first_pass,
@@ -44,17 +43,20 @@ from .residuals import (
     room_for,
     uncounted_room,
 )
-from .row_solvers import CHUNK, SEGMENT, outer_room, solve_primal_row, upper_room
+from .row_solvers import CHUNK, SEGMENT, TILE, outer_room, solve_primal_row, upper_room
+
+# The factors of a row's observations are kept beside each other for the steps, as long as they take no more than this.
+KEPT_BYTES = 32 << 20
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def _add_curvature(gathered: Gathered, n: int, direction: FloatVector, curvature: FloatVector) -> None:
-    """Add Σ c (p·f) f over a row's n gathered observations to the curvature, p the direction."""
+def _add_curvature(gathered: Gathered, at: int, n: int, direction: FloatVector, curvature: FloatVector) -> None:
+    """Add Σ c (p·f) f over n gathered observations, from place ``at`` on, to the curvature; p is the direction."""
     factors = gathered.factors
     lanes = lanes_in(factors)
     width = direction.shape[0]
     vectors = width // lanes
-    for i in range(0, n, 4):
+    for i in range(at, at + n, 4):
         place = i * width
         product_0, product_1, product_2, product_3 = (
             zeros_like(factors),
@@ -83,6 +85,12 @@ def _add_curvature(gathered: Gathered, n: int, direction: FloatVector, curvature
 
 
 @njit(cache=True, nogil=True, forceinline=True)
+def _add_to(total: FloatVector, more: FloatVector) -> None:
+    for a in range(0, total.shape[0], lanes_in(total)):
+        store(total, a, add(load(total, a), load(more, a)))
+
+
+@njit(cache=True, nogil=True, forceinline=True)
 def _descend(
     observed: Observations,
     row: int,
@@ -90,17 +98,21 @@ def _descend(
     steps: int,
     x: FloatVector,
     gathered: Gathered,
+    kept: int,
+    part: int,
     residual: FloatVector,
     preconditioner: FloatVector,
     direction: FloatVector,
     curvature: FloatVector,
+    spare: FloatVector,
     sums: FloatVector,
 ) -> None:
     """Take the CG steps of one row in place; all vectors have the padded width and the factors' precision, in which all
     is summed but the few dot products.
 
     The row's factors are gathered by the pass that takes the first residual; the steps read them there. Of a row of
-    more than KEPT observations, part by part, each step gathers them again.
+    more than ``kept`` observations each step gathers them again. Sums are taken over ``part`` observations at a time
+    and then added up, lest those of very long rows lose digits.
     """
     width, lanes = x.shape[0], lanes_in(x)
     first, last = observed.row_ptr[row], observed.row_ptr[row + 1]
@@ -108,10 +120,16 @@ def _descend(
         ridge = load(diagonal, a)
         store(residual, a, subtract(zeros_like(x), multiply(ridge, load(x, a))))
         store(preconditioner, a, ridge)
-    for start in range(first, last, KEPT):
-        n = min(KEPT, last - start)
-        read_pairs(observed, start, n, gathered)
-        first_pass(observed, start, n, x, gathered, residual, preconditioner, True, sums)
+    again = last - first > kept
+    for start in range(first, last, part):
+        n, at = min(part, last - start), 0 if again else start - first
+        for a in range(0, width, lanes):
+            store(direction, a, zeros_like(x))
+            store(spare, a, zeros_like(x))
+        read_pairs(observed, start, n, at, gathered)
+        first_pass(observed, start, n, at, x, gathered, direction, spare, True, sums)
+        _add_to(residual, direction)
+        _add_to(preconditioner, spare)
     total = eight_zeros()
     for a in range(0, width, lanes):
         # A zero here means that neither data nor ridge touch this coordinate: leave it where it is.
@@ -124,16 +142,19 @@ def _descend(
         total = add_products(left, turned, total)
     descent = lane_sum(total)
     for step in range(steps):
-        for start in range(first, last, KEPT):
-            n = min(KEPT, last - start)
-            if last - first > KEPT:
+        for start in range(first, last, part):
+            n, at = min(part, last - start), 0 if again else start - first
+            if again:
                 gather_again(observed, start, n, gathered)
-            _add_curvature(gathered, n, direction, curvature)
+            for a in range(0, width, lanes):
+                store(spare, a, zeros_like(x))
+            _add_curvature(gathered, at, n, direction, spare)
+            _add_to(curvature, spare)
         total = eight_zeros()
         for a in range(0, width, lanes):
             total = add_products(load(direction, a), load(curvature, a), total)
         bend = lane_sum(total)
-        if not bend > 0.0:
+        if not (bend > 0.0 and descent > 0.0):
             return
         length = spread_like(x, descent / bend)
         for a in range(0, width, lanes):
@@ -165,11 +186,11 @@ def cg_rows(
     solved: FloatMatrix,
     sums: FloatVector,
 ) -> int:
-    """Take ``steps`` preconditioned CG steps in every row; sums[0] and sums[1] take loss and residual sum before.
+    """Take ``steps`` CG steps in every row, preconditioned by the diagonal of its system; sums[0] and sums[1] take loss
+    and residual sum before.
 
     A row longer than SEGMENT, whose sums may be taken in several places, is solved exactly instead (its jitters go into
-    sums[2]). A row without observations becomes zero. Returns −1, or the first
-    row that could not be solved.
+    sums[2]). A row without observations becomes zero. Returns −1, or the first row that could not be solved.
 
     Source: Takács, Pilászy, Tikk, RecSys 2011 (CG for implicit ALS); the eigenbasis makes D diagonal.
     """
@@ -177,13 +198,14 @@ def cg_rows(
     dtype = observed.factors.dtype
     width = padded(rank, lanes_in(observed.factors))
     longest = longest_row(observed, observed.neighbours.shape[0])
-    gathered = room_for(min(longest_row(observed, SEGMENT), KEPT), longest, observed)
-    vectors = aligned_zeros(8 * width, dtype).reshape(8, width)
-    base, mask = vectors[6], vectors[7]
+    vectors = aligned_zeros(9 * width, dtype).reshape(9, width)
+    kept = max(4, KEPT_BYTES // (width * vectors.itemsize) // 4 * 4)
+    gathered = room_for(min(longest_row(observed, SEGMENT), kept), longest, observed)
+    base, mask = vectors[7], vectors[8]
     for a in range(rank):
         base[a] = system.base[a]
         mask[a] = system.mask[a]
-    return _cg_rows(observed, system, known, warm, steps, solved, sums, gathered, vectors)
+    return _cg_rows(observed, system, known, warm, steps, solved, sums, gathered, kept, vectors)
 
 
 @njit(cache=True, nogil=True)
@@ -196,6 +218,7 @@ def _cg_rows(
     solved: FloatMatrix,
     sums: FloatVector,
     room: Gathered,
+    kept: int,
     vectors: FloatMatrix,
 ) -> int:
     """See ``cg_rows``, which holds the arrays."""
@@ -203,8 +226,9 @@ def _cg_rows(
     row_ptr, ridge, start, out = observed.row_ptr, uncounted(system.ridge), uncounted(warm), uncounted(solved)
     x, residual, preconditioner = uncounted(vectors[0]), uncounted(vectors[1]), uncounted(vectors[2])
     direction, curvature, diagonal = uncounted(vectors[3]), uncounted(vectors[4]), uncounted(vectors[5])
-    base, mask, own_sums = uncounted(vectors[6]), uncounted(vectors[7]), uncounted(sums)
-    rank, width, lanes = warm.shape[1], x.shape[0], lanes_in(x)
+    spare, base, mask, own_sums = uncounted(vectors[6]), uncounted(vectors[7]), uncounted(vectors[8]), uncounted(sums)
+    rank, width, lanes = observed.factors.shape[1], x.shape[0], lanes_in(x)
+    part = min(TILE, kept)
     whole = rank // lanes * lanes
     for row in range(row_ptr.shape[0] - 1):
         n = row_ptr[row + 1] - row_ptr[row]
@@ -222,7 +246,20 @@ def _cg_rows(
                 store(diagonal, a, multiply_add(own, load(mask, a), load(base, a)))
                 store(x, a, load(start, at + a) if a < whole else load_part(start, at + a, rank - whole))
             _descend(
-                observed, row, diagonal, steps, x, gathered, residual, preconditioner, direction, curvature, own_sums
+                observed,
+                row,
+                diagonal,
+                steps,
+                x,
+                gathered,
+                kept,
+                part,
+                residual,
+                preconditioner,
+                direction,
+                curvature,
+                spare,
+                own_sums,
             )
             for a in range(0, whole, lanes):
                 store(out, at + a, load(x, a))

@@ -10,11 +10,10 @@ from factorlake.types import FloatMatrix, FloatVector
 
 from .half_step import RowSolver, SolvedBlock
 from .nonnegative import LEAST_FALL
-from .residuals import KEPT
-from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, SEGMENT
+from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, SEGMENT, TILE
 from .subspace import SUBSPACE
 
-LONGEST = {"cg": SEGMENT, "subspace": KEPT}
+LONGEST = {"cg": SEGMENT, "subspace": TILE}
 """Longer rows are solved exactly instead."""
 
 

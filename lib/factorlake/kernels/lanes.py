@@ -193,6 +193,9 @@ def _spreader(place: int) -> Any:
     return _builtin(spread)
 
 
+spread_0, spread_1, spread_2, spread_3 = (_spreader(place) for place in range(4))
+
+
 @_builtin
 def spread_like(typing: Any, array: Any, number: Any) -> Any:
     """spread_like(array, number): a vector full of one float64, rounded to the array's precision."""
@@ -204,9 +207,6 @@ def spread_like(typing: Any, array: Any, number: Any) -> Any:
         return _pick(builder, builder.insert_element(nothing, rounded, _INT32(0)), nothing, [0] * lanes.width)
 
     return lanes(array, types.float64), generate
-
-
-spread_0, spread_1, spread_2, spread_3 = (_spreader(place) for place in range(4))
 
 
 def _operation(name: str, text: str) -> Any:

@@ -60,12 +60,6 @@ def uncounted_observations(observed: Observations) -> Observations:
     )
 
 
-@njit(cache=True, nogil=True)
-def uncounted_ridge(system: RowRidge) -> RowRidge:
-    """Return the diagonal part as arrays that count no references."""
-    return RowRidge(uncounted(system.base), uncounted(system.mask), uncounted(system.ridge))
-
-
 class LongSums(NamedTuple):
     """What is known already of the systems of a block's rows longer than ``row_solvers.SEGMENT``."""
 

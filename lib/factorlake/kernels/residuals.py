@@ -1,4 +1,7 @@
-"""One pass over a row's observations: their residuals, the loss, and what conjugate gradients start from."""
+"""One pass over a row's observations: their residuals, the loss, and what conjugate gradients start from.
+
+Compiled kernels that use this file are cached by their own file: a change here asks for one there too.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,6 @@ from .observations import Observations
 # The factors of an observation are called for this many observations ahead: far enough to hide a cache miss, near
 # enough to be there still. 8 to 64 measure alike.
 AHEAD = 16
-# Solvers that go over a row several times keep the factors of its observations beside each other, up to this many at
-# once: 17 MB at rank 64; of a longer row they are fetched again for each pass, part by part. Whole quads.
-KEPT = 65536
 
 
 class Gathered(NamedTuple):
@@ -92,28 +92,29 @@ def uncounted_room(gathered: Gathered) -> Gathered:
 
 
 @njit(cache=True, nogil=True, forceinline=True)
-def read_pairs(observed: Observations, first: int, n: int, gathered: Gathered) -> None:
-    """Write c and t − o of ``n`` observations from ``first`` on, and c = 0 up to a whole quad."""
+def read_pairs(observed: Observations, first: int, n: int, at: int, gathered: Gathered) -> None:
+    """Write c and t − o of ``n`` observations from ``first`` on to place ``at`` and after it, and c = 0 up to a whole
+    quad."""
     # Loops, not slices: numba takes as long to cut a slice as to copy a short row.
     confidence, target = gathered.confidence, gathered.target
     if observed.confidence_step:
         for i in range(n):
-            confidence[i] = observed.confidence[first + i]
+            confidence[at + i] = observed.confidence[first + i]
     else:
         for i in range(n):
-            confidence[i] = observed.confidence[0]
+            confidence[at + i] = observed.confidence[0]
     if observed.target_step:
         for i in range(n):
-            target[i] = observed.target[first + i]
+            target[at + i] = observed.target[first + i]
     else:
         for i in range(n):
-            target[i] = observed.target[0]
+            target[at + i] = observed.target[0]
     if observed.offset.shape[0] > 0:
         for i in range(n):
-            target[i] -= observed.offset[observed.neighbours[first + i]]
+            target[at + i] -= observed.offset[observed.neighbours[first + i]]
     for i in range(n, padded(n, 4)):
-        confidence[i] = 0
-        target[i] = 0
+        confidence[at + i] = 0
+        target[at + i] = 0
 
 
 @njit(cache=True, nogil=True, forceinline=True)
@@ -121,6 +122,7 @@ def first_pass(
     observed: Observations,
     first: int,
     n: int,
+    at: int,
     x: FloatVector,
     gathered: Gathered,
     residual: FloatVector,
@@ -134,7 +136,8 @@ def first_pass(
     With ``keep`` the factors stay in ``gathered``, whose target becomes e; Σ c e f is added to ``residual`` and Σ c f²
     to ``bends``.
 
-    x, residual and bends have the padded width; ``gathered`` holds c and t − o of the observations already.
+    x, residual and bends have the padded width; ``gathered`` holds c and t − o of the observations already, from place
+    ``at`` on, a multiple of 4.
     """
     rank = observed.factors.shape[1]
     factors, neighbours, kept = observed.factors, observed.neighbours, gathered.factors
@@ -152,7 +155,7 @@ def first_pass(
         from_1 = np.int64(neighbours[min(p + 1, last)]) * rank
         from_2 = np.int64(neighbours[min(p + 2, last)]) * rank
         from_3 = np.int64(neighbours[min(p + 3, last)]) * rank
-        place = i * width
+        place = (at + i) * width
         product_0, product_1, product_2, product_3 = (
             zeros_like(factors),
             zeros_like(factors),
@@ -172,11 +175,11 @@ def first_pass(
                 store(kept, place + 4 * a + 1 * lanes, f_1)
                 store(kept, place + 4 * a + 2 * lanes, f_2)
                 store(kept, place + 4 * a + 3 * lanes, f_3)
-            here = load(x, a)
-            product_0 = multiply_add(f_0, here, product_0)
-            product_1 = multiply_add(f_1, here, product_1)
-            product_2 = multiply_add(f_2, here, product_2)
-            product_3 = multiply_add(f_3, here, product_3)
+            own = load(x, a)
+            product_0 = multiply_add(f_0, own, product_0)
+            product_1 = multiply_add(f_1, own, product_1)
+            product_2 = multiply_add(f_2, own, product_2)
+            product_3 = multiply_add(f_3, own, product_3)
         # The next rows' factors are called for too: their observations follow in the same arrays.
         if p + AHEAD + 3 < n_obs:
             next_0 = np.int64(neighbours[p + AHEAD]) * rank
@@ -188,21 +191,21 @@ def first_pass(
                 prefetch(factors, next_1 + v * lanes)
                 prefetch(factors, next_2 + v * lanes)
                 prefetch(factors, next_3 + v * lanes)
-        c = load_quad(gathered.confidence, i)
-        e = subtract(load_quad(gathered.target, i), four_sums(product_0, product_1, product_2, product_3))
+        c = load_quad(gathered.confidence, at + i)
+        e = subtract(load_quad(gathered.target, at + i), four_sums(product_0, product_1, product_2, product_3))
         ce = multiply(c, e)
         wide = widen(ce)
         squares = multiply_add(wide, widen(e), squares)
         signed = add(signed, wide)
         if keep:
-            store(gathered.target, i, e)
+            store(gathered.target, at + i, e)
             ce_0, ce_1, ce_2, ce_3 = spread_0(ce), spread_1(ce), spread_2(ce), spread_3(ce)
             c_0, c_1, c_2, c_3 = spread_0(c), spread_1(c), spread_2(c), spread_3(c)
             for v in range(vectors):
                 a = v * lanes
-                at = place + 4 * a
-                f_0, f_1 = load(kept, at), load(kept, at + lanes)
-                f_2, f_3 = load(kept, at + 2 * lanes), load(kept, at + 3 * lanes)
+                here = place + 4 * a
+                f_0, f_1 = load(kept, here), load(kept, here + lanes)
+                f_2, f_3 = load(kept, here + 2 * lanes), load(kept, here + 3 * lanes)
                 pull = multiply_add(ce_1, f_1, multiply(ce_0, f_0))
                 pull = multiply_add(ce_3, f_3, multiply_add(ce_2, f_2, pull))
                 store(residual, a, add(load(residual, a), pull))
@@ -215,8 +218,9 @@ def first_pass(
 
 @njit(cache=True, nogil=True)
 def gather_again(observed: Observations, first: int, n: int, gathered: Gathered) -> None:
-    """Fetch c and the factors of ``n`` observations from ``first`` on once more, as ``first_pass`` leaves them."""
-    read_pairs(observed, first, n, gathered)
+    """Fetch c and the factors of ``n`` observations from ``first`` on once more, to place 0 and after it, as
+    ``first_pass`` leaves them."""
+    read_pairs(observed, first, n, 0, gathered)
     factors, neighbours, kept = observed.factors, observed.neighbours, gathered.factors
     rank, last, n_obs = factors.shape[1], first + n - 1, neighbours.shape[0]
     lanes = lanes_in(factors)
@@ -238,14 +242,16 @@ def gather_again(observed: Observations, first: int, n: int, gathered: Gathered)
 def add_row_loss(
     observed: Observations, row: int, rows: FloatMatrix, own: FloatVector, room: Gathered, sums: FloatVector
 ) -> None:
-    """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], e = t − o − x·f, x its row of
-    ``rows``; ``own`` has the padded width."""
+    """Add one row's Σ c e² to sums[0] and its Σ c e to sums[1], e = t − o − x·f, x its row of ``rows``.
+
+    ``own`` has the padded width.
+    """
     first = observed.row_ptr[row]
     n = observed.row_ptr[row + 1] - first
-    read_pairs(observed, first, n, room)
-    for a in range(rows.shape[1]):
-        own[a] = rows[row, a]
-    first_pass(observed, first, n, own, room, own, own, False, sums)
+    read_pairs(observed, first, n, 0, room)
+    for a in range(own.shape[0]):
+        own[a] = rows[row, a] if a < rows.shape[1] else 0.0
+    first_pass(observed, first, n, 0, own, room, own, own, False, sums)
 
 
 @njit(cache=True, nogil=True)

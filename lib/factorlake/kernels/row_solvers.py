@@ -6,6 +6,7 @@ a change here asks for one there too.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +35,8 @@ from .lanes import (
 from .observations import LongSums, Observations, RowRidge, uncounted_observations
 from .residuals import AHEAD, Gathered, add_row_loss, longest_row, padded, room_for, uncounted_room
 
-# Observations whose outer products are summed by one matrix product. A constant of the data layout: partial
-# sums are added in tile order, so changing it changes the last bits of every long row.
+# Observations whose outer products are summed in the factors' own precision; tiles are added in float64. A constant of
+# the data layout: changing it changes the last bits of every long row.
 TILE = 8192
 # A row longer than this is summed in segments of as many observations, which may be done in different places; the
 # segments' sums are added in order. Whole tiles, and a constant of the data layout like them.
@@ -49,7 +50,7 @@ MAX_JITTERS = 12
 PIVOTS = 4
 # Numbers of a row that are multiplied by two of its vectors at once: what registers hold the sums of.
 GROUP = 8
-# Rows whose outer products are summed at once: as many as the nearest cache holds at rank 64.
+# Rows whose outer products are summed at once: as many as the nearest cache holds at rank 64. It decides last bits too.
 CHUNK = 64
 
 
@@ -157,7 +158,7 @@ class OuterRoom(NamedTuple):
     products: FloatVector
     """As many rows of that width as there are coordinates, in whole groups."""
     right: FloatVector
-    """One more of them."""
+    """One more such row."""
 
 
 @njit(cache=True, nogil=True)
@@ -238,7 +239,7 @@ def _clear(array: FloatVector, size: int) -> None:
         store(array, a, zeros_like(array))
 
 
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS)
+@njit(cache=True, nogil=True)
 def _solve_dual_row(
     observed: Observations,
     row: int,
@@ -246,7 +247,6 @@ def _solve_dual_row(
     room: OuterRoom,
     system: FloatMatrix,
     upper: FloatVector,
-    dual: FloatVector,
     solution: FloatVector,
 ) -> int:
     """Solve one row with fewer observations L than unknowns through an L × L system; return jitters, −1 on
@@ -260,12 +260,12 @@ def _solve_dual_row(
     rank = diagonal.shape[0]
     first = observed.row_ptr[row]
     n = observed.row_ptr[row + 1] - first
-    factors, columns, products = observed.factors, room.rows, room.products
+    factors, columns, products, dual = observed.factors, room.rows, room.products, room.right
     lanes = lanes_in(columns)
     # Bᵀ lies in ``columns``: one row for each unknown.
     width = padded(n, 2 * lanes)
     for a in range(rank):
-        solution[a] = 1.0 / diagonal[a] ** 0.5
+        solution[a] = 1.0 / math.sqrt(diagonal[a])
         for v in range(n // lanes * lanes, width, lanes):
             store(columns, a * width + v, zeros_like(columns))
     for i in range(n):
@@ -274,7 +274,7 @@ def _solve_dual_row(
         t = np.float64(observed.target[p * observed.target_step])
         if observed.offset.shape[0] > 0:
             t -= np.float64(observed.offset[j])
-        root = np.float64(observed.confidence[p * observed.confidence_step]) ** 0.5
+        root = math.sqrt(np.float64(observed.confidence[p * observed.confidence_step]))
         dual[i] = root * t
         for a in range(rank):
             columns[a * width + i] = root * solution[a] * factors[j, a]
@@ -301,8 +301,8 @@ def _add_tiles(
 ) -> None:
     """Add Σ c f fᵀ (upper triangle) and Σ c t f of observations first to last.
 
-    Both are summed over a tile of TILE observations in the factors' own precision; the tiles' sums are added in
-    float64, in tile order.
+    In the factors' own precision the former is summed over TILE observations, the latter over CHUNK of them; these sums
+    are added in float64, in order.
     """
     factors, neighbours = observed.factors, observed.neighbours
     rows, products, pull = room.rows, room.products, room.right
@@ -313,9 +313,9 @@ def _add_tiles(
     for start in range(first, last, TILE):
         end = min(start + TILE, last)
         _clear(products, padded(rank, GROUP) * width)
-        _clear(pull, width)
         for chunk in range(start, end, CHUNK):
             n = min(CHUNK, end - chunk)
+            _clear(pull, width)
             for i in range(n):
                 p = chunk + i
                 j = np.int64(neighbours[p])
@@ -323,7 +323,7 @@ def _add_tiles(
                 if observed.offset.shape[0] > 0:
                     t -= np.float64(observed.offset[j])
                 c = np.float64(observed.confidence[p * observed.confidence_step])
-                root, share = spread_like(rows, c**0.5), spread_like(rows, c * t)
+                root, share = spread_like(rows, math.sqrt(c)), spread_like(rows, c * t)
                 for a in range(0, padded(rank, lanes), lanes):
                     here = load(factors, j * rank + a) if a < whole else load_part(factors, j * rank + a, rank - whole)
                     store(rows, i * width + a, multiply(root, here))
@@ -333,10 +333,11 @@ def _add_tiles(
                     for a in range(0, rank, lanes):
                         prefetch(factors, later + a)
             _add_outer(rows, n, rank, products)
+            for a in range(rank):
+                right[a] += pull[a]
         for a in range(rank):
             for b in range(a, rank):
                 matrix[a, b] += products[a * width + b]
-            right[a] += pull[a]
 
 
 @njit(cache=True, nogil=True)
@@ -435,12 +436,11 @@ def exact_rows(
         solved,
         sums,
         outer_room(rank, CHUNK, observed.factors),
-        outer_room(rank, rank, wide),
+        outer_room(min(longest, rank), rank, wide),
         room_for(0, longest, observed),
         own,
         wide,
         upper_room(rank),
-        aligned_zeros(padded(rank, 2 * lanes_in(wide)), np.float64),
     )
 
 
@@ -457,7 +457,6 @@ def _exact_rows(
     own: FloatVector,
     dual_system: FloatMatrix,
     upper: FloatVector,
-    dual: FloatVector,
 ) -> int:
     """See ``exact_rows``, which holds the arrays."""
     observed, gathered = uncounted_observations(given), uncounted_room(pairs)
@@ -475,7 +474,7 @@ def _exact_rows(
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
             positive = positive and diagonal[a] > 0.0
         if n < rank and positive:
-            jitters = _solve_dual_row(observed, row, diagonal, short, dual_system, upper, dual, solution)
+            jitters = _solve_dual_row(observed, row, diagonal, short, dual_system, upper, solution)
         else:
             jitters = solve_primal_row(observed, row, diagonal, known, primal, upper, solution)
         if jitters < 0:

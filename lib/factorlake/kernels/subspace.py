@@ -26,13 +26,11 @@ from .lanes import (
     zeros_like,
 )
 from .observations import LongSums, Observations, RowRidge
-from .residuals import KEPT, Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
-from .row_solvers import CHUNK, outer_room, solve_cholesky, solve_primal_row, upper_room
+from .residuals import Gathered, add_row_loss, first_pass, longest_row, padded, read_pairs, room_for
+from .row_solvers import CHUNK, GROUP, TILE, outer_room, solve_cholesky, solve_primal_row, upper_room
 
 # Coordinates that are solved together: as many float32 as a vector holds.
 SUBSPACE = 16
-# Rows of their Gram matrix that are summed together: what registers hold.
-GROUP = 8
 
 
 @njit(cache=True, nogil=True)
@@ -164,7 +162,7 @@ def subspace_rows(
     """Sweep once over every row: SUBSPACE coordinates at a time are solved for, the others staying as they are.
 
     Block Gauss-Seidel on (D + Σ c f fᵀ) x = Σ c (t − o) f from the row's present factors. sums[0] and sums[1] take loss
-    and residual sum before, sums[2] the jitters. A row longer than KEPT is solved exactly instead. A row without
+    and residual sum before, sums[2] the jitters. A row longer than TILE is solved exactly instead. A row without
     observations becomes zero. Returns −1, or the first row that could not be solved.
 
     Source: Rendle, Krichene, Zhang, Koren, iALS++ (2021); the eigenbasis makes D diagonal, and its leading coordinates,
@@ -174,7 +172,7 @@ def subspace_rows(
     dtype = observed.factors.dtype
     width = padded(rank, lanes_in(observed.factors))
     longest = longest_row(observed, observed.neighbours.shape[0])
-    gathered = room_for(longest_row(observed, KEPT), longest, observed)
+    gathered = room_for(longest_row(observed, TILE), longest, observed)
     outer = outer_room(rank, CHUNK, observed.factors)
     upper = upper_room(rank)
     diagonal, solution = np.empty(rank), np.empty(rank)
@@ -188,7 +186,7 @@ def subspace_rows(
             continue
         for a in range(rank):
             diagonal[a] = system.base[a] + system.ridge[row] * system.mask[a]
-        if n > KEPT:
+        if n > TILE:
             add_row_loss(observed, row, warm, x, gathered, sums)
             jitters = solve_primal_row(observed, row, diagonal, known, outer, upper, solution)
         else:
@@ -196,8 +194,8 @@ def subspace_rows(
                 x[a] = warm[row, a]
             for a in range(rank, width):
                 x[a] = 0.0
-            read_pairs(observed, observed.row_ptr[row], n, gathered)
-            first_pass(observed, observed.row_ptr[row], n, x, gathered, unused, unused, True, sums)
+            read_pairs(observed, observed.row_ptr[row], n, 0, gathered)
+            first_pass(observed, observed.row_ptr[row], n, 0, x, gathered, unused, unused, True, sums)
             jitters = _sweep(n, rank, diagonal, x, gathered, room, matrix, right, upper)
             for a in range(rank):
                 solution[a] = x[a]

@@ -22,15 +22,15 @@ PACK_THROUGH_SPARK = 0.35e-6
 """Of a pair with text ids that Spark hands over as a row, where tasks do not read it from a file themselves. What it
 takes to make pairs of events is not in it."""
 JOBS_OF_PACKING: dict[str, int] = {"local": 2, "broadcast": 10, "shuffle": 10}
-EPOCH_PER_PAIR_AND_FACTOR = 0.052e-6 / 64
+EPOCH_PER_PAIR_AND_FACTOR = 0.04e-6 / 64
 EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.0, "shuffle": 1.5}
 """What a plan's epoch takes, where the local one's is 1, beside the jobs: it moves rows through files."""
 NEAR = 32 << 20
 FARTHER_CODES, FARTHER_ROWS = 0.25, 0.5
 """By so much longer it takes to pack, and to read rows, with each doubling of the factors beyond NEAR bytes."""
-LAST_PER_PAIR = 0.3e-6 / 64**1.5
+LAST_PER_PAIR = 0.1e-6 / 64**1.5
 """Of the exact half step at the end, by rank to the power of 1.5: rows shorter than the rank cost less than square."""
-LAST_PER_USER = 9.4e-6 / 64**2
+LAST_PER_USER = 7.5e-6 / 64**2
 """Of the same, by the square of the rank."""
 SCORE_PER_PRODUCT = 2 / 90e9
 """Of a user's and an item's factor: a multiplication and an addition at sgemm's speed."""

@@ -101,7 +101,7 @@ def sum_segment(
 ) -> NDArray[np.float64]:
     """Return what a segment adds to its row's system, (width, width + 1), as the kernel ``segment_sums`` gives it.
 
-    ``neighbours`` (n_obs,) are the segment's places in ``fixed``. The caller limits BLAS to one thread.
+    ``neighbours`` (n_obs,) are the segment's places in ``fixed``.
     """
     part = slice(segment.first, segment.last)
     values = None if block.values is None else block.values[part]

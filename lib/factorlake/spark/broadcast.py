@@ -106,8 +106,7 @@ class FileBroadcastPlan(_BroadcastPlan):
         def add_up(stored: StoredBlock, segment: Segment) -> NDArray[np.float64]:
             block = stored.load()
             neighbours = block.neighbours[segment.first : segment.last]
-            with single_threaded_blas():
-                return sum_segment(task, block, segment, neighbours, shipped.fixed())
+            return sum_segment(task, block, segment, neighbours, shipped.fixed())
 
         def solve(stored: StoredBlock) -> BlockSums:
             rows, sums = shipped.solve(task, stored.load(), known.get(stored.number))

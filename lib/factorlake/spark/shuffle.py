@@ -169,9 +169,8 @@ class ShufflePlan:
         def add_up(stored: StoredBlock, segment: Segment) -> NDArray[np.float64]:
             block = stored.load()
             places = block.neighbours[segment.first : segment.last]
-            with single_threaded_blas():
-                seen = fixed_rows(stored.neighbour_rows()[places])
-                return sum_segment(task, block, segment, np.arange(len(places), dtype=np.int32), seen)
+            seen = fixed_rows(stored.neighbour_rows()[places])
+            return sum_segment(task, block, segment, np.arange(len(places), dtype=np.int32), seen)
 
         def solve(stored: StoredBlock) -> BlockSums:
             warm = None if own_folder is None else np.array(mapped(rows_file(own_folder, stored.number)))
