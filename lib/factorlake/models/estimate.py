@@ -30,7 +30,7 @@ FARTHER_CODES, FARTHER_ROWS = 0.25, 0.5
 """By so much longer it takes to pack, and to read rows, with each doubling of the factors beyond NEAR bytes."""
 LAST_PER_PAIR = 0.1e-6 / 64**1.5
 """Of the exact half step at the end, by rank to the power of 1.5: rows shorter than the rank cost less than square."""
-LAST_PER_USER = 7.5e-6 / 64**2
+LAST_PER_USER = 10e-6 / 64**2
 """Of the same, by the square of the rank."""
 SCORE_PER_PRODUCT = 2 / 90e9
 """Of a user's and an item's factor: a multiplication and an addition at sgemm's speed."""
