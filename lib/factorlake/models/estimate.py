@@ -28,8 +28,8 @@ EPOCH_SHARE: dict[str, float] = {"local": 1.0, "broadcast": 1.0, "shuffle": 1.5}
 NEAR = 32 << 20
 FARTHER_CODES, FARTHER_ROWS = 0.25, 0.5
 """By so much longer it takes to pack, and to read rows, with each doubling of the factors beyond NEAR bytes."""
-LAST_PER_PAIR = 0.1e-6 / 64**1.5
-"""Of the exact half step at the end, by rank to the power of 1.5: rows shorter than the rank cost less than square."""
+LAST_PER_PAIR = 0.1e-6 / 64
+"""Of the exact half step at the end, by rank: most rows are shorter than it, and their dual systems cost less."""
 LAST_PER_USER = 10e-6 / 64**2
 """Of the same, by the square of the rank."""
 SCORE_PER_PRODUCT = 2 / 90e9
@@ -205,7 +205,7 @@ def _seconds(load: Load, plan: PlanName, cores: int) -> dict[str, float]:
         pack += load.pairs * PACK_THROUGH_SPARK
     near = load.pairs * load.rank * EPOCH_PER_PAIR_AND_FACTOR * EPOCH_SHARE[plan]
     epoch = near * (1 + FARTHER_ROWS * doublings)
-    last = load.pairs * load.rank**1.5 * LAST_PER_PAIR + load.users * load.rank**2 * LAST_PER_USER
+    last = load.pairs * load.rank * LAST_PER_PAIR + load.users * load.rank**2 * LAST_PER_USER
     scores = load.users * min(load.items, ITEMS_MET) * load.rank * SCORE_PER_PRODUCT
     lists = scores + load.pairs * READ_SEEN + load.users * load.k * WRITE_ROW
     return {
