@@ -18,7 +18,7 @@ from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import Stopped, TraceRow
 from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.ids import Positions
-from factorlake.spark.shuffle import StoredRows
+from factorlake.spark.stored_rows import StoredRows
 from factorlake.types import FloatMatrix, Side
 
 # Offsets of Arrow's lists have 31 bits.

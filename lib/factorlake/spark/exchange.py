@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from factorlake.models.plan import ArrayRows
 from factorlake.paths import has_scheme
 from factorlake.spark.compat import is_local, task_slots
-from factorlake.spark.shuffle import StoredRows
+from factorlake.spark.stored_rows import StoredRows
 from factorlake.spark.task_farm import mapped, run_tasks
 from factorlake.types import FloatMatrix
 

@@ -41,7 +41,8 @@ from factorlake.spark.encode import (
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
-from factorlake.spark.shuffle import ShufflePlan, StoredRows
+from factorlake.spark.shuffle import ShufflePlan
+from factorlake.spark.stored_rows import StoredRows
 from factorlake.types import PlanName
 
 
@@ -102,7 +103,8 @@ def fit_pairs(
     Parameters
     ----------
     pairs : user_id, item_id (of any type that casts to a string) and value, which may be left out where every rating
-        is 1; a pair may occur once. For the implicit objective a value of 0 says nothing and is left out.
+        is 1; a pair may occur once. For the implicit and the Frobenius objective a value of 0 says nothing and is left
+        out.
     workspace : folder that driver and, where they can, workers see. What lay in its ``rating_blocks`` and ``exchange``
         is removed.
     threads : of the local plan; None: as many as Spark has slots on this machine. Changes no number.
@@ -119,7 +121,7 @@ def fit_pairs(
     NumericalError : training went out of bounds.
     """
     run = _Run(spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start)
-    drop_zero = parameters.objective == "implicit"
+    drop_zero = parameters.objective != "explicit"
     with named_jobs(spark, "encode pairs"), Exchange(spark, f"{workspace}/exchange") as exchange:
         if exchange.by_file:
             return run.with_files(pairs, drop_zero, exchange)
