@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from benchmarks.result import RESULTS
 from factorlake.models.estimate import GIB, Cluster, Load, estimate
 
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "img"
 OURS, THEIRS, FORETOLD = "#2166ac", "#b2182b", "#888888"
 
 
@@ -34,7 +34,7 @@ def save(figure: Figure, name: str) -> None:
     """Write a figure as SVG, the same bytes for the same result."""
     with mpl.rc_context({"svg.hashsalt": "factorlake", "svg.fonttype": "none"}):
         figure.savefig(IMAGES / name, metadata={"Date": None, "Creator": None})
-    print(f"docs/images/{name}")
+    print(f"docs/img/{name}")
 
 
 def training(result: dict[str, Any]) -> None:

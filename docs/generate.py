@@ -18,7 +18,7 @@ from typing import Any
 from factorlake.config.settings import SHARED_TABLES, Settings
 from factorlake.errors import ConfigError
 from factorlake.pipelines.jobs import JOBS
-from factorlake.tables.names import CANDIDATE_TABLES, PUBLISHED_TABLES, RECOMMENDER_TABLES
+from factorlake.tables.names import CANDIDATE_TABLES, DECOMPOSITION_TABLES, PUBLISHED_TABLES, RECOMMENDER_TABLES
 from factorlake.tables.schemas import SCHEMA_VERSION, SCHEMAS, TableSchema
 
 FOLDER = Path(__file__).resolve().parent
@@ -57,6 +57,13 @@ GROUPS = (
         "ROOT/RECOMMENDER/candidates/VERSION/{table}",
         "`train` writes factors, `recommend` writes lists, `publish` reads both.",
         CANDIDATE_TABLES,
+    ),
+    (
+        "Of a decomposed matrix",
+        "ROOT/RECOMMENDER/decompositions/VERSION/{table}",
+        "`decompose` writes them; VERSION is made of the method and a hash of the input and the settings. Its row in "
+        "`models` has the state `decomposed`.",
+        DECOMPOSITION_TABLES,
     ),
     (
         "Published",

@@ -185,6 +185,7 @@ def _on_a_model(verb: str, text: str) -> None:
 _plain("ingest", "Take new files of the log into raw_events, each record once.")
 _plain("attributes", "Take names and attributes of users and items.")
 _plain("train", "Train a candidate model on the accepted events.")
+_plain("sgd", "Train a candidate on ratings by stochastic gradients, plain or Adam.")
 _on_a_model("evaluate", "Judge a candidate on events it has not seen, beside baselines.")
 _on_a_model("recommend", "Write a candidate's top-k lists.")
 
@@ -214,6 +215,31 @@ def publish(
 ) -> None:
     """Make a candidate live: factors and lists, each in one commit."""
     raise typer.Exit(_job("publish", config, overrides, dry_run, print_config, quiet, model=model, force=force))
+
+
+class Method(StrEnum):
+    """The methods of `decompose`."""
+
+    svd = "svd"
+    rpca = "rpca"
+    nmf = "nmf"
+
+
+@app.command()
+def decompose(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    method: Annotated[Method | None, typer.Option("--method", help="As decompose.method.")] = None,
+    source: Annotated[str | None, typer.Option("--input", help="As decompose.input.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="As decompose.rank.")] = None,
+) -> None:
+    """Take a matrix apart: truncated SVD, robust PCA or NMF of a table, a picture, a clip, or the log."""
+    given = {"method": method and method.value, "input": source, "rank": rank}
+    said = [f"decompose.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    raise typer.Exit(_job("decompose", config, [*(overrides or ()), *said], dry_run, print_config, quiet))
 
 
 class Stage(StrEnum):

@@ -14,7 +14,7 @@ IntVector = NDArray[np.integer]
 
 Side = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
-Objective = Literal["implicit", "explicit"]
+Objective = Literal["implicit", "explicit", "frobenius"]
 Solver = Literal["auto", "cg", "subspace", "exact"]
 PlanName = Literal["auto", "local", "broadcast", "shuffle"]
 

@@ -73,3 +73,15 @@ def test_quickstart_runs_the_pipeline_and_shows_what_came_of_it(tmp_path: Path) 
     assert plot == "Figure"
     assert trace >= 1 and evaluation >= 1
     assert recommendations == 50
+
+
+def test_decompositions_show_their_figures_and_what_hermione_is_offered(tmp_path: Path) -> None:
+    notebook = str(ROOT / "notebooks" / "06_decompositions.py")
+    command = [sys.executable, "-c", STAND_IN, notebook, json.dumps({"epochs": "100", "size": "64"})]
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    *told, shown = done.stdout.strip().splitlines()
+    # By hand: (0.3971·4 + 0.5930·5) / (0.3971 + 0.5930), and (0.5930·1 + 0.8101·5) / (0.5930 + 0.8101).
+    assert told == ["Back in Black: 4.60", "Brandenburg Concerto No. 3: 3.31"]
+    assert json.loads(shown) == ["Figure"] * 4

@@ -77,4 +77,7 @@ SPARK = AlsParameters(rank=5, epochs=4, tolerance=None, regularization=0.1, alph
 HU_KOREN = AlsParameters(rank=5, epochs=4, tolerance=None, regularization=2.0, alpha0=1.0, alpha=3.0, nu=0.0)
 EXPLICIT = AlsParameters(objective="explicit", rank=5, epochs=4, tolerance=None, regularization=0.05)
 NO_BIASES = AlsParameters(objective="explicit", rank=5, epochs=4, tolerance=None, regularization=0.05, biases=False)
+FROBENIUS = AlsParameters(
+    objective="frobenius", nonnegative=True, rank=5, epochs=4, tolerance=None, regularization=0.05
+)
 """One set of parameters for each objective; four epochs, all of them run."""

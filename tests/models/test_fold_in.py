@@ -18,6 +18,7 @@ from factorlake.models.trained import TrainedModel
 from factorlake.types import RatingBlock
 from tests.models.problems import (
     EXPLICIT,
+    FROBENIUS,
     HU_KOREN,
     MODERN,
     NO_BIASES,
@@ -35,6 +36,7 @@ CASES = [
     pytest.param(NO_BIASES, "stars", id="explicit without biases"),
     pytest.param(replace(MODERN, nonnegative=True), "one", id="modern, nonnegative"),
     pytest.param(replace(EXPLICIT, nonnegative=True), "stars", id="explicit with biases, nonnegative"),
+    pytest.param(FROBENIUS, "stars", id="Frobenius"),
 ]
 
 

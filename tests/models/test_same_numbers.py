@@ -19,7 +19,7 @@ from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows
 from factorlake.models.trained import TrainedModel
-from tests.models.problems import EXPLICIT, MODERN, SPARK, Problem, problem_of, random_ids
+from tests.models.problems import EXPLICIT, FROBENIUS, MODERN, SPARK, Problem, problem_of, random_ids
 
 CASES = [
     pytest.param(replace(MODERN, rank=16), "one", id="modern"),
@@ -29,6 +29,7 @@ CASES = [
     pytest.param(replace(MODERN, rank=20, solver="subspace"), "one", id="modern, subspace"),
     pytest.param(replace(MODERN, rank=16, nonnegative=True), "one", id="modern, nonnegative"),
     pytest.param(replace(EXPLICIT, rank=7, nonnegative=True), "stars", id="explicit with biases, nonnegative"),
+    pytest.param(replace(FROBENIUS, rank=7), "stars", id="Frobenius"),
 ]
 
 

@@ -61,7 +61,9 @@ def dense_objective(
         for i in range(len(y)):
             p = sum(float(x[u, a]) * float(y[i, a]) for a in range(x.shape[1]))
             r = ratings.get((u, i))
-            if parameters.objective == "explicit":
+            if parameters.objective == "frobenius":
+                total += ((0.0 if r is None else r) - p) ** 2
+            elif parameters.objective == "explicit":
                 if r is not None:
                     b_u = 0.0 if user_biases is None else float(user_biases[u])
                     b_i = 0.0 if item_biases is None else float(item_biases[i])

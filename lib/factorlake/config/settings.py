@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from factorlake.errors import ConfigError
 from factorlake.paths import resolved
-from factorlake.types import PlanName, Solver
+from factorlake.types import Objective, PlanName, Solver
 
 SHARED_TABLES = (
     "raw_events",
@@ -258,12 +258,13 @@ class EarlyStopping(Section):
 class TrainSettings(Section):
     """The model and how it is trained. docs/math.md has the objective these names stand for."""
 
-    objective: Literal["implicit", "explicit"] = "implicit"
-    """implicit: weighted all-pairs loss; explicit: observed ratings only."""
+    objective: Objective = "implicit"
+    """implicit: weighted all-pairs loss; explicit: observed ratings only; frobenius: every pair counts the same, with 0
+    where it is not observed (needs `nonnegative`: NMF)."""
     rank: int = Field(default=32, ge=1, le=4096)
     """Length k of the factor vectors."""
-    regularization: Positive = 0.01
-    """λ of the ridge."""
+    regularization: NotNegative = 0.01
+    """λ of the ridge; 0 with the objective frobenius only."""
     frequency_exponent: NotNegative = 1.0
     """ν: the ridge of a row is scaled by (n + κ·n_other)^ν."""
     frequency_offset: NotNegative | None = None
@@ -310,10 +311,104 @@ class TrainSettings(Section):
     """None: always run all epochs."""
 
     @model_validator(mode="after")
+    def _frobenius_is_nonnegative(self) -> TrainSettings:
+        if self.objective == "frobenius" and not self.nonnegative:
+            raise ValueError(
+                "objective frobenius is trained with nonnegative: true; for factors of either sign take the matrix "
+                "apart by `decompose --method svd`"
+            )
+        if self.objective != "frobenius" and self.regularization == 0:
+            raise ValueError(f"objective {self.objective} needs a regularization greater than 0")
+        return self
+
+    @model_validator(mode="after")
     def _nonnegative_has_its_own_solver(self) -> TrainSettings:
         if self.nonnegative and self.solver != "auto":
             raise ValueError(f"solver {self.solver} makes factors of either sign; with nonnegative leave it at auto")
         return self
+
+
+class SgdSettings(Section):
+    """How `sgd` trains: the explicit objective by stochastic gradients. docs/math.md has the steps."""
+
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """sgd: one step for each rating; adam: one for each mini-batch, its length by the row's own past gradients."""
+    rank: int = Field(default=8, ge=1, le=4096)
+    """Length k of the factor vectors."""
+    learning_rate: Positive = 0.001
+    """α: length of a step."""
+    regularization: NotNegative = 0.1
+    """λ: what a step takes off a factor, α·λ of it, for each rating."""
+    biases: bool = True
+    """Global mean, user and item biases."""
+    bias_regularization: NotNegative = 0.1
+    """The same of biases."""
+    epochs: int = Field(default=100, ge=1)
+    """Most passes over the ratings."""
+    batch_size: int = Field(default=64, ge=1)
+    """adam: ratings of a step."""
+    init_scale: Positive | None = None
+    """Standard deviation of the initial factors; none: 1/k."""
+    scaling: Literal["none", "minmax"] = "minmax"
+    """minmax: ratings are trained as (r − min)/(max − min), and predictions go back to the scale and stay inside it."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the ratings, chosen by hash, that is not trained on but tells when to stop; 0: every epoch runs."""
+    patience: int = Field(default=3, ge=1)
+    """Epochs without a lower validation error before training stops; the best epoch is kept."""
+    strata: int = Field(default=8, ge=1, le=1024)
+    """Groups of users and of items. Cells of groups that share neither run at the same time: at most so many. Another
+    number is another order of ratings, so another model."""
+    plan: Literal["auto", "local", "spark"] = "auto"
+    """local: threads of the driver; spark: tasks, a job a stratum. auto picks by size. The same model in both."""
+
+    @model_validator(mode="after")
+    def _rows_have_a_level(self) -> SgdSettings:
+        if self.scaling == "minmax" and not self.biases:
+            raise ValueError("scaling minmax moves the level of ratings, which only biases can hold: set scaling none")
+        return self
+
+
+class DecomposeSettings(Section):
+    """What `decompose` takes apart, and how. docs/decompositions.md tells what each method is for."""
+
+    method: Literal["svd", "rpca", "nmf"] = "svd"
+    """svd: truncated singular value decomposition; rpca: robust PCA, low rank plus sparse; nmf: factors that are never
+    negative."""
+    input: str | None = None
+    """A picture, a clip (a folder of pictures, .npz, .avi, .mp4), or a table (Delta or Parquet); none: the log's
+    accepted events as a matrix of users and items."""
+    kind: Literal["auto", "picture", "clip", "rows", "cells"] = "auto"
+    """What the input is. rows: a table with an id and an array a row; cells: row id, column id and value. auto goes by
+    the file's ending, and of a table by its columns."""
+    id_column: str = "id"
+    """rows: the id."""
+    values_column: str = "values"
+    """rows: the array of numbers, as long in every row."""
+    row_column: str = "row"
+    """cells: the row's id."""
+    column_column: str = "column"
+    """cells: the column's id."""
+    value_column: str = "value"
+    """cells: the number."""
+    rank: int | None = Field(default=None, ge=1)
+    """svd, nmf: how many factors. none: as many as `energy` asks for (svd), or 10 (nmf)."""
+    energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """svd without a rank: share of the sum of squares that the factors must reach; none: 0.95."""
+    oversampling: int = Field(default=10, ge=0)
+    """svd: directions beside those asked for, which make those exact."""
+    power_iterations: int = Field(default=4, ge=1)
+    """svd: passes over the matrix before the last, each of which makes the directions more exact."""
+    tolerance: Positive | None = None
+    """rpca: ‖D − L − S‖ over ‖D‖ at which it ends; none: 1e-7. nmf: least relative fall of the objective in an epoch;
+    none: 1e-4."""
+    sparsity: Positive | None = None
+    """rpca: λ, the weight of the sparse part; none: 1/√max(m, n)."""
+    iterations: int = Field(default=200, ge=1)
+    """rpca: most iterations; nmf: most epochs."""
+    top_words: int = Field(default=10, ge=1, le=1000)
+    """nmf: columns told of each topic, those with the largest factors."""
+    mask_level: Positive = 0.1
+    """rpca of a clip: a pixel belongs to the foreground from this difference on (0: black, 1: white)."""
 
 
 class EvaluateSettings(Section):
@@ -403,6 +498,8 @@ class Settings(Section):
     attributes: AttributesSettings = AttributesSettings()
     select: SelectSettings = SelectSettings()
     train: TrainSettings = TrainSettings()
+    sgd: SgdSettings = SgdSettings()
+    decompose: DecomposeSettings = DecomposeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     recommend: RecommendSettings = RecommendSettings()
     publish: PublishSettings = PublishSettings()

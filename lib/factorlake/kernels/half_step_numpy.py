@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from factorlake.errors import NumericalError
 from factorlake.types import FloatMatrix, FloatVector
 
-from .half_step import RowSolver, SolvedBlock
+from .half_step import SHARED, RowSolver, SolvedBlock
 from .nonnegative import LEAST_FALL
 from .row_solvers import FIRST_JITTER, LEAST_PIVOT, MAX_JITTERS, SEGMENT, TILE
 from .subspace import SUBSPACE
@@ -70,6 +70,22 @@ def solve_block_numpy(
                     "look for extreme values or raise the regularization"
                 )
             reported[:] = solution
+        elif len(f) and solver in SHARED:
+            pull = f.astype(np.float64).T @ (c.astype(np.float64) * t.astype(np.float64))
+            if solver == "product":
+                solved[row] = pull
+                continue
+            matrix = np.diag(diagonal) if base_matrix is None else np.diag(diagonal) + base_matrix
+            start = np.zeros(len(mask)) if warm is None else warm[row]
+            solution = _lowest(matrix, pull, mask, start, steps)
+            if not np.isfinite(solution).all():
+                raise NumericalError(
+                    f"the system of row {first_row + row} cannot be solved; "
+                    "look for extreme values or raise the regularization"
+                )
+            reported[:] = solution
+            loss += float(np.sum(c.astype(np.float64) * t.astype(np.float64) ** 2) - 2 * reported @ pull)
+            continue
         elif solver == "residual" and warm is not None:
             solved[row] = warm[row]
         if warm is not None and solver not in ("exact", "nonnegative"):
@@ -149,8 +165,14 @@ def _coordinates(
 ) -> NDArray[np.float64]:
     """Lower xᵀ(B + Σ c f fᵀ)x − 2 Σ c t f·x coordinate by coordinate, those with a mask of 1 from 0 up."""
     wide = f.astype(np.float64)
-    matrix = base + wide.T @ (wide * c[:, None])
     right = wide.T @ (c.astype(np.float64) * t)
+    return _lowest(base + wide.T @ (wide * c[:, None]), right, mask, start, sweeps)
+
+
+def _lowest(
+    matrix: FloatMatrix, right: FloatVector, mask: FloatVector, start: FloatVector, sweeps: int
+) -> NDArray[np.float64]:
+    """Lower xᵀAx − 2bᵀx coordinate by coordinate, those with a mask of 1 from 0 up."""
     lowest = np.where(mask != 0, 0.0, -np.inf)
     x = np.maximum(np.asarray(start, dtype=np.float64), lowest)
     for _ in range(sweeps):

@@ -94,17 +94,48 @@ def load_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
     lanes = _whole(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector, indices = _vector(lanes), ir.VectorType(_INT64, lanes.width)
-        address = _address(context, builder, signature.args[0], args[0], args[1], vector)
-        nothing = ir.Constant(indices, ir.Undefined)
-        counts = _pick(builder, builder.insert_element(nothing, args[2], _INT32(0)), nothing, [0] * lanes.width)
-        mask = builder.icmp_signed("<", ir.Constant(indices, list(range(lanes.width))), counts)
-        kind = ir.FunctionType(vector, [vector.as_pointer(), _INT32, ir.VectorType(ir.IntType(1), lanes.width), vector])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{_suffix(lanes)}.p0")
-        zeros = ir.Constant(vector, [0.0] * lanes.width)
-        return builder.call(function, [address, _INT32(lanes.dtype.bitwidth // 8), mask, zeros])
+        address = _address(context, builder, signature.args[0], args[0], args[1], _vector(lanes))
+        return _load_first(builder, lanes, address, args[2])
 
     return lanes(array, types.intp, types.intp), generate
+
+
+@_builtin
+def load_wide(typing: Any, array: Any, index: Any) -> Any:
+    """load_wide(array, index): the eight numbers from ``index`` of a flat array, in float64."""
+    lanes, few = _whole(types.float64), Lanes(array.dtype, 8)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], _vector(few))
+        numbers = builder.load(address, align=few.dtype.bitwidth // 8)
+        return numbers if few.dtype == lanes.dtype else builder.fpext(numbers, _vector(lanes))
+
+    return lanes(array, types.intp), generate
+
+
+@_builtin
+def load_wide_part(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """load_wide_part(array, index, count): ``count`` of those numbers and zeros for the rest, which is not read."""
+    lanes, few = _whole(types.float64), Lanes(array.dtype, 8)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], _vector(few))
+        numbers = _load_first(builder, few, address, args[2])
+        return numbers if few.dtype == lanes.dtype else builder.fpext(numbers, _vector(lanes))
+
+    return lanes(array, types.intp, types.intp), generate
+
+
+def _load_first(builder: Any, lanes: Lanes, address: Any, count: Any) -> Any:
+    """Return the first ``count`` numbers at an address and zeros for the rest."""
+    vector, indices = _vector(lanes), ir.VectorType(_INT64, lanes.width)
+    nothing = ir.Constant(indices, ir.Undefined)
+    counts = _pick(builder, builder.insert_element(nothing, count, _INT32(0)), nothing, [0] * lanes.width)
+    mask = builder.icmp_signed("<", ir.Constant(indices, list(range(lanes.width))), counts)
+    kind = ir.FunctionType(vector, [vector.as_pointer(), _INT32, ir.VectorType(ir.IntType(1), lanes.width), vector])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{_suffix(lanes)}.p0")
+    zeros = ir.Constant(vector, [0.0] * lanes.width)
+    return builder.call(function, [address, _INT32(lanes.dtype.bitwidth // 8), mask, zeros])
 
 
 @_builtin

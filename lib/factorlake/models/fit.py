@@ -80,8 +80,8 @@ def pack_ratings(
     Parameters
     ----------
     user_ids, item_ids : n ids each; a pair may occur once.
-    values : (n,) ratings, or None when every rating is 1. For the implicit objective a rating of 0 says
-        nothing and is left out.
+    values : (n,) ratings, or None when every rating is 1. For the implicit and the Frobenius objective a rating of 0
+        says nothing and is left out.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def pack_ratings(
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise DataRefusedError(f"the rating in row {bad[0]} is {values[bad[0]]}; leave such rows out")
-        if parameters.objective == "implicit":
+        if parameters.objective != "explicit":
             told = values != 0
             users, items, values = users[told], items[told], values[told]
     if not len(users):

@@ -18,7 +18,7 @@ from factorlake.kernels.row_solvers import SEGMENT
 from factorlake.types import FloatMatrix, FloatVector, RatingBlock, Side
 
 from .parameters import AlsParameters
-from .weighting import confidence_and_target, ridge_counts, ridge_weights
+from .weighting import confidence_and_target, counts_of_rows, ridge_weights
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class HalfStepTask:
     base_diagonal: NDArray[np.float64]
     """(width,) the part of D that all rows share."""
     base_matrix: NDArray[np.float64] | None
-    """(width, width) what the systems of all rows share beside it; with the solver nonnegative only."""
+    """(width, width) what the systems of all rows share beside it; with the solvers nonnegative and hals only."""
     solver: RowSolver
     steps: int
     """Conjugate-gradient steps, or sweeps of coordinate descent at most; the other solvers take none."""
@@ -60,9 +60,9 @@ class BlockSums:
     """What a half step tells of one block. Sums over blocks are taken in block order."""
 
     observed_loss: float
-    """Of the state after under exact and nonnegative, before under the other solvers."""
+    """Of the state after under exact, nonnegative and hals, before under the other solvers."""
     residual_sum: float
-    """Σ (t − prediction) of that same state."""
+    """Σ (t − prediction) of that same state; not taken under hals."""
     regularization_loss: float
     """Ridge of the solved rows."""
     gram: NDArray[np.float64] | None
@@ -106,7 +106,7 @@ def sum_segment(
     part = slice(segment.first, segment.last)
     values = None if block.values is None else block.values[part]
     confidence, target = confidence_and_target(values, task.parameters)
-    return segment_sums(neighbours, confidence, target, fixed.factors, fixed.offset)
+    return segment_sums(neighbours, confidence, target, fixed.factors, fixed.offset, task.solver)
 
 
 def known_sums(segments: Sequence[Segment], sums: Sequence[NDArray[np.float64]]) -> LongSums:
@@ -166,7 +166,7 @@ def solve_one_block(
     ----------
     block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
-        exact, or nonnegative from zeros.
+        exact or product, or nonnegative or hals from zeros.
     known : sums of the block's long rows, where its segments were summed beforehand; else they are summed here.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).
@@ -178,7 +178,7 @@ def solve_one_block(
     began = time.perf_counter()
     parameters = task.parameters
     confidence, target = confidence_and_target(block.values, parameters)
-    weights = ridge_weights(ridge_counts(block, parameters), task.n_other, parameters)
+    weights = ridge_weights(counts_of_rows(block, parameters), task.n_other, parameters)
     ridge = parameters.regularization * weights
     if warm is not None and task.turn is not None:
         warm = turn_rows(warm, task.turn)
@@ -206,7 +206,7 @@ def solve_one_block(
         observed_loss=solved.observed_loss,
         residual_sum=solved.residual_sum,
         regularization_loss=regularization_loss(factors, ridge, parameters),
-        gram=block_gram(factors, block.first_row) if parameters.objective == "implicit" else None,
+        gram=None if parameters.pair_weight is None else block_gram(factors, block.first_row),
         jitters=solved.jitters,
         seconds=time.perf_counter() - began,
     )

@@ -36,8 +36,8 @@ def objective_value(
     """
     users, items = _rows(user_factors, user_biases), _rows(item_factors, item_biases)
     total = 0.0
-    if parameters.objective == "implicit":
-        total += all_pairs_loss(gram_matrix(users), gram_matrix(items), parameters.alpha0)
+    if parameters.pair_weight is not None:
+        total += all_pairs_loss(gram_matrix(users), gram_matrix(items), parameters.pair_weight)
     fixed = prepare_fixed(parameters, mean, items)
     unused = np.zeros(parameters.width)
     for blocks, rows, n_other in ((user_blocks, users, len(items)), (item_blocks, items, len(users))):
@@ -58,7 +58,9 @@ def objective_value(
                     unused,
                     ridge,
                     unused,
-                    "residual",
+                    # No sweep moves anything, and no mask keeps factors from being negative: the rows as they are.
+                    "hals" if parameters.objective == "frobenius" else "residual",
+                    steps=0,
                     offset=fixed.offset,
                 ).observed_loss
     return total

@@ -15,6 +15,7 @@ class AlsParameters:
 
     Implicit: Σ_S c (t − x·y)² + α0 Σ_all (x·y)² + λ (Σ_u w_u |x_u|² + Σ_i w_i |y_i|²), w = (n + κ·n_other)^ν.
     Explicit: Σ_S (r − μ − b_u − b_i − x·y)² + λ (Σ w |x|² + Σ w |y|²) + λ_b (Σ b_u² + Σ b_i²).
+    Frobenius: Σ_all (r − x·y)² + λ (Σ w |x|² + Σ w |y|²), r = 0 where nothing is observed; non-negative factors only.
     """
 
     objective: Objective = "implicit"
@@ -63,6 +64,11 @@ class AlsParameters:
             raise ConfigError(f"relaxation must be less than 2, got {self.relaxation}: rows would move on for ever")
         if self.alpha is not None and not self.alpha > 0:
             raise ConfigError(f"alpha must be greater than 0, got {self.alpha}; leave it out for weight |r|")
+        if self.objective == "frobenius" and not self.nonnegative:
+            raise ConfigError(
+                "the objective frobenius is trained with nonnegative factors: set nonnegative to true, or take the "
+                "matrix apart by decompose --method svd, which finds the lowest point with factors of either sign"
+            )
         if self.nonnegative and self.solver != "auto":
             raise ConfigError(
                 f"solver is {self.solver!r}, which makes factors of either sign; with nonnegative leave it at 'auto'"
@@ -71,16 +77,23 @@ class AlsParameters:
             raise ConfigError("bias_regularization must be greater than 0 where there are biases")
 
     @property
-    def row_solver(self) -> Literal["cg", "subspace", "exact", "nonnegative"]:
+    def row_solver(self) -> Literal["cg", "subspace", "exact", "nonnegative", "hals"]:
         """What solves rows: ``solver``, and what ``auto`` stands for."""
         if self.nonnegative:
-            return "nonnegative"
+            return "hals" if self.objective == "frobenius" else "nonnegative"
         return "cg" if self.solver == "auto" else self.solver
 
     @property
-    def last_solver(self) -> Literal["exact", "nonnegative"]:
+    def last_solver(self) -> Literal["exact", "nonnegative", "hals"]:
         """What solves users in the half step that ends training, and in every later one."""
-        return "nonnegative" if self.nonnegative else "exact"
+        if self.nonnegative:
+            return "hals" if self.objective == "frobenius" else "nonnegative"
+        return "exact"
+
+    @property
+    def pair_weight(self) -> float | None:
+        """Weight of every pair's score in the objective; None where only observed pairs are in it."""
+        return {"implicit": self.alpha0, "explicit": None, "frobenius": 1.0}[self.objective]
 
     @property
     def has_biases(self) -> bool:

@@ -58,6 +58,5 @@ def solved_state(rows: R, sums: Sequence[BlockSums], width: int) -> SideState[R]
 
 def all_pairs(one: SideState[R], other: SideState[R], parameters: AlsParameters) -> float:
     """Return the all-pairs part of the objective; both sides must be in the same basis."""
-    if parameters.objective == "explicit":
-        return 0.0
-    return all_pairs_loss(one.gram, other.gram, parameters.alpha0)
+    weight = parameters.pair_weight
+    return 0.0 if weight is None else all_pairs_loss(one.gram, other.gram, weight)

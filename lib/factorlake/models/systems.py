@@ -35,14 +35,15 @@ class SharedPart:
 def shared_part(parameters: AlsParameters, gram: NDArray[np.float64]) -> SharedPart:
     """Return the shared part for fixed rows with a Gram matrix (width, width), which explicit does not look at."""
     width = parameters.width
-    if parameters.objective == "explicit":
+    weight = parameters.pair_weight
+    if weight is None:
         ridge = np.zeros(width)
         ridge[parameters.rank :] = parameters.bias_regularization
         return SharedPart(None, np.zeros((width, width)), ridge)
     if parameters.nonnegative:
-        return SharedPart(None, gram, np.zeros(width), parameters.alpha0 * gram)
+        return SharedPart(None, gram, np.zeros(width), weight * gram)
     basis, eigenvalues = eigenbasis(gram)
-    return SharedPart(basis, np.diag(eigenvalues), parameters.alpha0 * eigenvalues)
+    return SharedPart(basis, np.diag(eigenvalues), weight * eigenvalues)
 
 
 @dataclass(frozen=True)

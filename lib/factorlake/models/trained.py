@@ -21,15 +21,16 @@ class TraceRow:
     """One half step of one training run."""
 
     epoch: int
-    side: Side
-    """Side that was solved."""
+    side: Side | Literal["both"]
+    """Side that was solved; both where a step moves both."""
     state: Literal["before", "after", "final"]
     """The state the losses describe: before or after this half step, or the finished model."""
     loss: float
     """The whole objective."""
     observed_loss: float
+    """Of the Frobenius objective Σ_S (r² − 2 r x·y), which may be negative: (x·y)² is in the part of all pairs."""
     all_pairs_loss: float
-    """α0 Σ_all (x·y)²; 0 for the explicit objective."""
+    """α0 Σ_all (x·y)², with α0 = 1 for the Frobenius objective; 0 for the explicit one."""
     regularization_loss: float
     seconds: float
     metric: float | None = None

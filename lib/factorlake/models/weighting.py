@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from factorlake.errors import DataRefusedError
 from factorlake.types import FloatVector, RatingBlock
 
 from .parameters import AlsParameters
@@ -20,7 +21,7 @@ def confidence_and_target(
     - implicit without α (modern iALS): c = |r|, t = 1 for r > 0 and 0 for r < 0;
     - implicit with α (Hu-Koren-Volinsky, Spark): c = α|r|, t = 1 + 1/(α r) for r > 0 and 0 for r < 0, so that
       c (t − p)² + p² equals (1 + α|r|) (preference − p)² up to a constant;
-    - explicit: c = 1, t = r.
+    - explicit and Frobenius: c = 1, t = r.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ def confidence_and_target(
 
     Sources: Rendle et al., RecSys 2022, section 2; Hu, Koren, Volinsky, ICDM 2008, section 4.
     """
-    if parameters.objective == "explicit":
+    if parameters.objective != "implicit":
         return 1.0, (1.0 if values is None else values)
     if parameters.alpha is None:
         if values is None:
@@ -47,8 +48,23 @@ def confidence_and_target(
 
 
 def ridge_counts(block: RatingBlock, parameters: AlsParameters) -> NDArray[np.int64]:
-    """Return n of each row of a block: its observations, or with α only those with r > 0, as Spark counts."""
-    if parameters.objective == "explicit" or parameters.alpha is None or block.values is None:
+    """Return n of each row of a block: its observations, or with α only those with r > 0, as Spark counts.
+
+    Raises
+    ------
+    DataRefusedError : a rating that the objective cannot be trained on: a negative one under Frobenius.
+    """
+    if parameters.objective == "frobenius" and block.values is not None and np.any(block.values < 0):
+        raise DataRefusedError(
+            f"a rating is {block.values.min():g}, and the objective frobenius takes amounts: leave negative ones out "
+            "(select.min_value, or a weight of 0 for their event type), or take the objective explicit or implicit"
+        )
+    return counts_of_rows(block, parameters)
+
+
+def counts_of_rows(block: RatingBlock, parameters: AlsParameters) -> NDArray[np.int64]:
+    """Return what ``ridge_counts`` does, of ratings that are new to the model too: those are not refused."""
+    if parameters.objective != "implicit" or parameters.alpha is None or block.values is None:
         return np.diff(block.row_ptr)
     positives = np.zeros(block.n_obs + 1, dtype=np.int64)
     np.cumsum(block.values > 0, out=positives[1:])

@@ -111,8 +111,7 @@ def planted_share_of(
     Parameters
     ----------
     planted : planted.npz of the demo log.
-    objective : implicit lists are measured by what listeners seek out, explicit ones by the stars they would
-        give.
+    objective : explicit lists are measured by the stars that listeners would give, others by what they seek out.
     lists : listener id → track ids, best first, without what the listener has seen.
     seen : listener id → track ids with an accepted event.
 
@@ -138,7 +137,7 @@ def planted_share_of(
         ) from None
     seen_ptr = np.cumsum([0, *map(len, seen_rows)])
     seen_items = np.array([track for row in seen_rows for track in row], dtype=np.int64)
-    scores = taste.scores(users) if objective == "implicit" else taste.expected_stars(users)
+    scores = taste.expected_stars(users) if objective == "explicit" else taste.scores(users)
     return recovered_share(scores, listed, seen_ptr, seen_items)
 
 

@@ -23,7 +23,7 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import chosen_by_hash, split_events
-from factorlake.pipelines.models import chosen_model, of_its_settings, selected_events, training_pairs
+from factorlake.pipelines.models import chosen_model, of_its_settings, selected_events, trainer_of, training_pairs
 from factorlake.pipelines.train import item_factors_frame
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
@@ -98,7 +98,7 @@ def run(context: Context, model: str | None = None) -> JobResult:
     known, held = keep(training_pairs(context, known_events)), training_pairs(context, held_events)
     with ExitStack() as open_until_done:
         exchange = open_until_done.enter_context(Exchange(spark, lake.exchange(version)))
-        judged = _candidate(context, row, exchange) if split == "time" else _refit(context, known, version, exchange)
+        judged = _candidate(context, row, exchange) if split == "time" else _refit(context, row, known, exchange)
         task = _task(context, known, held, explicit, row["n_observed"])
         context.progress(f"judging {version} on {task.counts['judged_users']} users")
         if task.counts["judged_users"] == 0:
@@ -173,9 +173,9 @@ def _judged(context: Context, items: DataFrame, row: Row, exchange: Exchange) ->
     return Judged(load_items(items, exchange, row["mean"]), gram, parameters, row["n_items"])
 
 
-def _refit(context: Context, known: DataFrame, version: str, exchange: Exchange) -> Judged:
+def _refit(context: Context, row: Row, known: DataFrame, exchange: Exchange) -> Judged:
     """Train a model of its own on the known part of a split that is not by time."""
-    fitted = fit(context, known, version)
+    fitted = fit(context, known, row["model_version"], trainer_of(row))
     try:
         items = load_items(item_factors_frame(fitted, exchange, known), exchange, fitted.model.mean)
     finally:

@@ -59,6 +59,20 @@ JOBS = {
             ("interactions", "quarantine", "validation_results", "users", "items"),
         ),
         Job("train", "train_als", "Train a candidate model.", (), ("models", "training_trace", "candidates")),
+        Job(
+            "sgd",
+            "train_sgd",
+            "Train a candidate by stochastic gradients.",
+            (),
+            ("models", "training_trace", "candidates"),
+        ),
+        Job(
+            "decompose",
+            "decompose_matrix",
+            "Truncated SVD, robust PCA or NMF of a table, a picture, a clip or the log.",
+            (),
+            ("decompositions", "models"),
+        ),
         Job("evaluate", "evaluate_model", "Judge a candidate beside baselines.", (), ("evaluation", "models")),
         Job("recommend", "recommend_top_k", "Write a candidate's lists.", (), ("candidates", "models")),
         Job(

@@ -6,21 +6,28 @@ import hashlib
 import json
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 import factorlake
-from factorlake.config.settings import Settings, TrainSettings
+from factorlake.config.settings import Settings, SgdSettings, TrainSettings
 from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
 from factorlake.spark.pairs import PairRule, combine_pairs, select_events
 from factorlake.tables import delta_io, registry
 from factorlake.times import from_micros
 
-# Train settings that say how a model is computed and not which: the same model in every plan.
+Trainer = Literal["als", "sgd"]
+TRAINERS: tuple[Trainer, ...] = ("als", "sgd")
+# Settings that say how a model is computed and not which: the same model in every plan.
 NOT_DECIDING = ("plan", "threads")
+# What `sgd` takes from the train settings: how events become ratings, what is held out, the ridge of users' biases.
+KEPT_BY_SGD = (
+    *("event_weights", "use_value", "combine", "value_scaling", "holdout_days", "bias_regularization"),
+    *NOT_DECIDING,
+)
 
 
 def chosen_model(context: Context, version: str | None) -> Row:
@@ -37,23 +44,59 @@ def chosen_model(context: Context, version: str | None) -> Row:
     if not trained:
         raise ConfigError("no model has been trained yet; run `factorlake train` first")
     for row in trained:
-        if row["model_version"] == model_version(context, row["as_of"], row["fingerprint"]):
-            return chosen_model(context, row["model_version"])
+        for trainer in TRAINERS:
+            here = as_trained(context, trainer)
+            if row["model_version"] == model_version(here, row["as_of"], row["fingerprint"], trainer):
+                return chosen_model(context, row["model_version"])
     raise ConfigError(
         "no model has been trained under these settings; run `factorlake train` with them, or take the newest of "
         f"other settings by --model {trained[0]['model_version']}"
     )
 
 
+def as_trained(context: Context, trainer: Trainer) -> Context:
+    """Return the context with the train settings that a trainer's models are folded in and judged by.
+
+    Those of `sgd` follow from its own: the explicit objective at the same rank, with a ridge by count, since stochastic
+    gradients shrink a row with each of its ratings. λ is known only with the ratings' scale (``settings_of_model``).
+    """
+    if trainer == "als":
+        return context
+    settings = context.settings
+    kept = settings.train.model_dump(include=set(KEPT_BY_SGD))
+    train = TrainSettings(
+        **kept, objective="explicit", rank=settings.sgd.rank, biases=settings.sgd.biases, early_stopping=None
+    )
+    return replace(context, settings=settings.model_copy(update={"train": train}))
+
+
+def settings_of_model(context: Context, trainer: Trainer, regularization: float) -> str:
+    """Return what a models row keeps: the train settings with the λ that users are solved with, and the trainer's own
+    where it is another than `train`."""
+    kept = context.settings.train.model_copy(update={"regularization": regularization}).model_dump(mode="json")
+    return json.dumps(kept if trainer == "als" else {**kept, "sgd": context.settings.sgd.model_dump(mode="json")})
+
+
+def trainer_of(row: Row) -> Trainer:
+    """Return what trained the model of a models row."""
+    return "sgd" if "sgd" in json.loads(row["settings"]) else "als"
+
+
 def of_its_settings(context: Context, row: Row) -> Context:
     """Return the context with the train settings and the seed of a model, but this run's plan and threads."""
     now = context.settings
+    kept = json.loads(row["settings"])
+    sgd = {**kept.pop("sgd", now.sgd.model_dump(mode="json")), "plan": now.sgd.plan}
     here = now.train.model_dump(mode="json", include=set(NOT_DECIDING))
-    train = TrainSettings.model_validate({**json.loads(row["settings"]), **here})
-    return replace(context, settings=now.model_copy(update={"train": train, "seed": row["seed"]}))
+    update = {
+        "train": TrainSettings.model_validate({**kept, **here}),
+        "sgd": SgdSettings.model_validate(sgd),
+        "seed": row["seed"],
+    }
+    return replace(context, settings=now.model_copy(update=update))
 
 
-def model_version(context: Context, newest: datetime | None, contents: str) -> str:
+def model_version(context: Context, newest: datetime | None, contents: str, trainer: Trainer = "als") -> str:
     """Return the version that training gives a model of these events under the context's settings: the newest event's
     date and a hash of contents, settings, seed and this package's version."""
     settings = context.settings
@@ -64,6 +107,8 @@ def model_version(context: Context, newest: datetime | None, contents: str) -> s
         "select": settings.select.model_dump(mode="json"),
         "seed": settings.seed,
     }
+    if trainer == "sgd":
+        what["sgd"] = settings.sgd.model_dump(mode="json", exclude=set(NOT_DECIDING))
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
     return f"{newest:%Y%m%d}-{digest}" if newest is not None else digest
 

@@ -52,7 +52,11 @@ def write_report(context: Context, result: JobResult, stages: list[Stage]) -> tu
 
     Where the root is no disk the page is not written: the path is None and the summary still tells all.
     """
-    report = build_report(context, result, stages)
+    return save_report(context, build_report(context, result, stages))
+
+
+def save_report(context: Context, report: RunReport) -> tuple[str | None, str]:
+    """Write a report's page and figures; return what `write_report` does."""
     path = None
     if context.lake.is_local:
         folder = Path(context.lake.reports())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -17,7 +16,14 @@ from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.fit import fit
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
-from factorlake.pipelines.models import model_version, selected_events, training_pairs
+from factorlake.pipelines.models import (
+    Trainer,
+    as_trained,
+    model_version,
+    selected_events,
+    settings_of_model,
+    training_pairs,
+)
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.fold_in import fold_in
@@ -27,20 +33,29 @@ from factorlake.spark.training import Fitted, Validation
 from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
+VALIDATION_METRIC = "validation rmse"
+"""Of the ratings that `sgd` holds out for itself."""
+
 
 def run(context: Context) -> JobResult:
+    """Train by alternating least squares; see `train_candidate`."""
+    return train_candidate(context, "als")
+
+
+def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     """Train on the accepted events up to the holdout, then solve every user again on all events.
 
     The model's version is made of the events' contents, the settings and the seed, so the same input gives the same
     version: one that is trained already is not trained again (99).
     """
+    context = as_trained(context, trainer)
     spark, lake, settings = context.spark, context.lake, context.settings
     interactions_version = delta_io.version(spark, lake.shared("interactions"))
     events = selected_events(context, interactions_version)
     print_of = fingerprint(events)
     newest: Any = print_of["newest"]
     cutoff = cutoff_of(newest, settings.train.holdout_days)
-    version = model_version(context, newest, str(print_of["hash"]))
+    version = model_version(context, newest, str(print_of["hash"]), trainer)
     existing = registry.model(spark, lake, version)
     if existing is not None:
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
@@ -56,7 +71,7 @@ def run(context: Context) -> JobResult:
 
     try:
         validation = _validation(context, events, known, cutoff)
-        fitted = fit(context, known, version, on_half_step=tell, validation=validation)
+        fitted = fit(context, known, version, trainer, on_half_step=tell, validation=validation)
         context.progress("solving every user on all events")
         try:
             factors_version = _write_factors(context, fitted, known, everything, version)
@@ -64,14 +79,14 @@ def run(context: Context) -> JobResult:
             fitted.release()
     finally:
         release(known)
-    trace_version = _write_trace(context, fitted, version, _metric_name(context))
+    trace_version = _write_trace(context, fitted, version, trainer)
     model = fitted.model
     row = {
         "model_version": version,
         "state": "trained",
         "objective": settings.train.objective,
         "rank": settings.train.rank,
-        "settings": json.dumps(settings.train.model_dump(mode="json")),
+        "settings": settings_of_model(context, trainer, fitted.parameters.regularization),
         "seed": settings.seed,
         "n_users": fitted.users.n_ids,
         "n_items": fitted.items.n_ids,
@@ -164,7 +179,11 @@ def _write_factors(context: Context, fitted: Fitted, known: DataFrame, all_pairs
     return commit.version
 
 
-def _write_trace(context: Context, fitted: Fitted, version: str, metric_name: str | None) -> int:
+def _write_trace(context: Context, fitted: Fitted, version: str, trainer: Trainer) -> int:
+    metric_name = VALIDATION_METRIC if trainer == "sgd" else _metric_name(context)
+    solvers: tuple[str, str] = (fitted.parameters.row_solver, fitted.parameters.last_solver)
+    if trainer == "sgd":
+        solvers = (context.settings.sgd.optimizer, context.settings.sgd.optimizer)
     rows = [
         {
             "model_version": version,
@@ -178,7 +197,7 @@ def _write_trace(context: Context, fitted: Fitted, version: str, metric_name: st
             "metric_name": metric_name if row.metric is not None else None,
             "metric": None if row.metric is None else float(row.metric),
             "plan": fitted.plan,
-            "solver": fitted.parameters.last_solver if row.state == "final" else fitted.parameters.row_solver,
+            "solver": solvers[row.state == "final"],
             "run_id": context.run_id,
         }
         for row in fitted.model.trace

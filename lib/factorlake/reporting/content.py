@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from factorlake.errors import FactorlakeError
+from factorlake.reporting.markup import Html
 from factorlake.reporting.masking import masked_settings
 from factorlake.reporting.text import ABSENT, figure
 from factorlake.types import FloatVector, IntVector
@@ -171,6 +172,37 @@ class Publication:
 
 
 @dataclass(frozen=True)
+class Topic:
+    """What stands out in one factor of a non-negative factorization: columns by name, largest first."""
+
+    words: tuple[str, ...]
+    weights: tuple[float, ...]
+    share: float
+    """Of all that the factors together make up."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing or picture that is markup already (`plots` and `pictures` make them), and what it shows."""
+
+    markup: Html
+    caption: str
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """How a matrix was taken apart."""
+
+    method: str
+    source: str
+    """What the matrix is, in a few words."""
+    facts: tuple[tuple[str, str], ...]
+    """(what, figure), in order."""
+    drawings: tuple[Drawing, ...] = ()
+    topics: tuple[Topic, ...] = ()
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything a run reports. Parts that a run did not reach stay empty, and are then left out of the page.
 
@@ -199,6 +231,7 @@ class RunReport:
     """Scores of published lists (or a sample of them), for their distribution."""
     versions: Mapping[str, int] = field(default_factory=dict)
     publication: Publication | None = None
+    decomposition: Decomposition | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", masked_settings(self.settings))

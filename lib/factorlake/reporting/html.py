@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from factorlake.reporting import account_sections, model_sections, run_sections
+from factorlake.reporting import account_sections, decomposition_sections, model_sections, run_sections
 from factorlake.reporting.content import RunReport, beside_baseline
 from factorlake.reporting.markup import Html, join, name, tag
 from factorlake.reporting.style import CSS
 from factorlake.reporting.text import count, figure, plural, printable, seconds, share
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""The page forbids itself to load anything: even markup that got past escaping could fetch nothing."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""The page forbids itself to load anything from elsewhere: even markup that got past escaping could fetch nothing."""
 
 SECTIONS: tuple[Callable[[RunReport], Html], ...] = (
     model_sections.recommendations,
     model_sections.quality,
+    decomposition_sections.decomposition,
     account_sections.rows,
     account_sections.expectations,
     model_sections.training,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-VOID = {"meta", "br", "hr", "col"}
+VOID = {"meta", "br", "hr", "col", "img"}
 
 
 class Html(str):

@@ -79,8 +79,10 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
     rows = [row for row in trace if np.isfinite(row.loss)]
     if not rows:
         return Html("")
+    by_epoch = rows[0].side == "both"
     # A loss of the state before half step h describes the state after h − 1 half steps.
-    done = np.array([at + (row.state != "before") for at, row in enumerate(rows)], dtype=float) / 2
+    halves = np.array([at + (row.state != "before") for at, row in enumerate(rows)], dtype=float)
+    done = np.array([float(row.epoch) for row in rows]) if by_epoch else halves / 2
     loss = np.array([row.loss for row in rows])
     metric = [(row.epoch, row.metric) for row in rows if row.metric is not None and np.isfinite(row.metric)]
     panels = 3 if metric else 2
@@ -99,14 +101,17 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
             name = next(row.metric_name for row in rows if row.metric is not None) or "metric"
             axes[1].plot(epochs, values, color=LIVE, marker="D", markersize=3)
             axes[1].set_ylabel(f"held-out\n{printable(name, 20)}")
-        for side, colour in (("user", MODEL), ("item", POPULARITY)):
+        for side, colour in (("user", MODEL), ("item", POPULARITY), ("both", MODEL)):
             mine = [at for at in keep if rows[at].side == side]
             lengths = [rows[at].seconds for at in mine]
-            middles = [at / 2 + 0.25 for at in mine]
-            axes[-1].bar(middles, lengths, width=0.4, color=colour, label=f"{side} side")
+            middles = [done[at] - 0.5 if by_epoch else at / 2 + 0.25 for at in mine]
+            if mine:
+                label = "both sides" if side == "both" else f"{side} side"
+                axes[-1].bar(middles, lengths, width=0.4, color=colour, label=label)
         axes[-1].set_ylabel("seconds")
-        axes[-1].set_xlabel("epochs done (a user and an item half step each)")
-        axes[-1].legend(ncols=2, loc="upper right", fontsize=8, handlelength=1, borderaxespad=0)
+        axes[-1].set_xlabel("epochs done" if by_epoch else "epochs done (a user and an item half step each)")
+        if axes[-1].get_legend_handles_labels()[0]:
+            axes[-1].legend(ncols=2, loc="upper right", fontsize=8, handlelength=1, borderaxespad=0)
         axes[-1].set_ylim(top=1.45 * max((row.seconds for row in rows), default=1) or 1)
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         result.append(

@@ -23,6 +23,7 @@ SHOWN_ITEMS = 5
 SHOWN_REASONS = 8
 SHOWN_TRACE = 6
 SHOWN_METRICS = 10
+SHOWN_TOPICS = 20
 
 
 def render_summary(report: RunReport, width: int = 100, color: bool = False, html_path: str | None = None) -> str:
@@ -50,6 +51,7 @@ def render_summary(report: RunReport, width: int = 100, color: bool = False, htm
         legacy_windows=False,
     )
     parts = [
+        _decomposition(report),
         _accounting(report),
         _training(report),
         _metrics(report),
@@ -63,6 +65,20 @@ def render_summary(report: RunReport, width: int = 100, color: bool = False, htm
     text = "\n".join(lines).strip("\n") + "\n"
     # A path is made to be copied: it stands on a line of its own and is never wrapped.
     return f"{text}report: {html_path}\n" if html_path else text
+
+
+def _decomposition(report: RunReport) -> RenderableType | None:
+    found = report.decomposition
+    if found is None:
+        return None
+    facts = _table(f"{found.method} of {printable(found.source, 60)}", "", "")
+    for what, value in found.facts:
+        facts.add_row(_text(what), printable(value, 60))
+    topics = [
+        Text(f"topic {number} ({share(topic.share, 1)}): {', '.join(printable(word, 30) for word in topic.words)}")
+        for number, topic in enumerate(found.topics[:SHOWN_TOPICS], start=1)
+    ]
+    return Group(facts, *topics)
 
 
 def _accounting(report: RunReport) -> RenderableType | None:

@@ -12,6 +12,7 @@ from factorlake.paths import has_scheme, resolved
 RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation")
 PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
 CANDIDATE_TABLES = ("factors", "lists")
+DECOMPOSITION_TABLES = ("row_factors", "column_factors", "sparse_cells", "trace")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -51,6 +52,17 @@ class Lake:
         if table not in CANDIDATE_TABLES:
             raise ConfigError(f"no candidate table {table!r} of model {version!r}")
         return f"{self.candidate_folder(version)}/{table}"
+
+    def decomposition_folder(self, version: str) -> str:
+        """Folder of a decomposed matrix: its tables, its pictures, and what the job keeps while it lasts."""
+        if not VERSION.match(version):
+            raise ConfigError(f"{version!r} is no version of a decomposition")
+        return f"{self.root}/{self.recommender}/decompositions/{version}"
+
+    def decomposition(self, version: str, table: str) -> str:
+        if table not in DECOMPOSITION_TABLES:
+            raise ConfigError(f"no table {table!r} of decomposition {version!r}")
+        return f"{self.decomposition_folder(version)}/{table}"
 
     def exchange(self, version: str) -> str:
         """Folder for factors on their way between driver and workers while a run lasts."""

@@ -72,6 +72,22 @@ def _table(
     return TableSchema(name, comment, StructType(fields), grows, skipped_by)
 
 
+_TRACE = """
+        model_version string: The model, or the decomposition.
+        epoch int: Epoch, pass or iteration from 1; 0 is the start.
+        side string: Side that was solved: user or item; both where a step moves both.
+        state string: Which state the loss describes: before or after the step, or final.
+        loss double: The training objective.
+        observed_loss double: Its part over observed pairs.
+        regularization_loss double: Its ridge.
+        metric_name string: Held-out metric, or null.
+        metric double: Its value after the epoch, or null.
+        seconds double: Length of the step.
+        plan string: Plan that ran it.
+        solver string: Solver that ran it.
+        run_id string: Run that trained it.
+        """
+
 _TABLES = [
     _table(
         "raw_events",
@@ -219,8 +235,8 @@ _TABLES = [
         "One state of one model version; the latest row of a version holds.",
         """
         model_version string: The version: date of the newest event and a hash of input, settings and seed.
-        state string: trained, evaluated, scored, published or refused.
-        objective string: implicit or explicit.
+        state string: trained, evaluated, scored, published or refused; decomposed where it is no recommender.
+        objective string: implicit, explicit or frobenius; of a decomposition its method.
         rank int: Length of the factors.
         settings string: Training settings as JSON.
         seed bigint: Seed.
@@ -258,21 +274,7 @@ _TABLES = [
     _table(
         "training_trace",
         "One half step of one training run.",
-        """
-        model_version string: The model.
-        epoch int: Epoch from 1; 0 is the start.
-        side string: Side that was solved: user or item.
-        state string: Which state the loss describes: before or after the half step.
-        loss double: The training objective.
-        observed_loss double: Its part over observed pairs.
-        regularization_loss double: Its ridge.
-        metric_name string: Held-out metric, or null.
-        metric double: Its value after the epoch, or null.
-        seconds double: Length of the half step.
-        plan string: Plan that ran it.
-        solver string: Solver that ran it.
-        run_id string: Run that trained it.
-        """,
+        _TRACE,
         grows=True,
     ),
     _table(
@@ -316,6 +318,29 @@ _TABLES = [
         """,
         skipped_by=("user_id",),
     ),
+    *(
+        _table(
+            f"{side}_factors",
+            f"Factors of the {side}s of a decomposed matrix.",
+            f"""
+            position bigint: Place of the {side} in the matrix, from 0.
+            id string: Its id in the table, or its number in a picture or clip.
+            factor array<float>: svd: U·Σ of a row, V of a column; rpca: the same of the low-rank part; nmf: as found.
+            norm float: Euclidean norm of the factor.
+            """,
+        )
+        for side in ("row", "column")
+    ),
+    _table(
+        "sparse_cells",
+        "Cells of the sparse part that rpca found in a table.",
+        """
+        row_id string: The row.
+        column_id string: The column.
+        value float: What the cell differs by from the low-rank part.
+        """,
+    ),
+    _table("trace", "One pass, iteration or half step of one decomposition; columns as in training_trace.", _TRACE),
     *(
         _table(
             f"{side}_factors",
