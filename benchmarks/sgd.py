@@ -76,10 +76,10 @@ _ADAM = SgdParameters(
     patience=5,
 )
 ADAM = {"ml-100k": _ADAM, "ml-1m": replace(_ADAM, regularization=0.02)}
-ALS_GRID = (0.03, 0.05, 0.08, 0.12)
+ALS_GRID = (0.04, 0.06, 0.08, 0.1, 0.12)
 """λ of ALS, scaled by count."""
 NETWORK_EPOCHS = 20
-NETWORK_BATCH = {"ml-100k": 64, "ml-1m": 256}
+NETWORK_BATCH = {"ml-100k": 256, "ml-1m": 1024}
 VERSUS_EPOCHS = 60
 VERSUS_RANK = 16
 
@@ -130,7 +130,7 @@ def songs() -> dict[str, Any]:
         regularization=fitted.model.regularization,
         nu=1.0,
         biases=False,
-        epochs=SONG_PARAMETERS.epochs,
+        epochs=200,
         tolerance=None,
     )
     als = fit_als(people, titles, values, parameters).model.trace[-1]
@@ -278,7 +278,7 @@ def dense_network(ratings: Ratings, held: NDArray[np.bool_], rank: int, batch: i
     except ImportError:
         return None
     torch.manual_seed(7)
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1)
 
     class Network(torch.nn.Module):
         def __init__(self) -> None:
@@ -359,8 +359,8 @@ def gowalla_sized() -> Ratings:
 
 SGD_CHOICES = [
     SgdParameters(learning_rate=rate, regularization=ridge, bias_regularization=0.02)
-    for rate in (0.01, 0.02)
-    for ridge in (0.1, 0.2)
+    for rate in (0.01, 0.04)
+    for ridge in (0.05, 0.1)
 ]
 ADAM_CHOICES = [
     replace(_ADAM, learning_rate=rate, regularization=ridge) for rate in (0.002, 0.005) for ridge in (0.02, 0.05)
@@ -376,8 +376,18 @@ def best_sgd(ratings: Ratings, choices: Iterable[SgdParameters]) -> tuple[SgdPar
     return min(courses, key=lambda pair: min(pair[1]["validation_rmse"]))
 
 
+def load_code() -> None:
+    """Train a little with each, so that no clock runs while compiled code is loaded."""
+    people, titles, values = song_ratings()
+    ratings = Ratings.of(people, titles, values)
+    for one in (SGD_CHOICES[0], ADAM_CHOICES[0]):
+        fit_sgd(people, titles, values, replace(one, epochs=1), THREADS)
+    als_course(ratings, np.arange(len(values)) == 0, AlsParameters(objective="explicit", rank=2, epochs=2))
+
+
 def versus(folder: Path) -> dict[str, Any]:
     """Return seconds to equal held-out RMSE of SGD, Adam and ALS."""
+    load_code()
     figures: dict[str, Any] = {}
     sources: dict[str, Callable[[], Ratings]] = {
         "ml-1m": lambda: read_movielens(folder, "ml-1m"),

@@ -68,7 +68,6 @@ from factorlake.evaluation.planted_pictures import colour_picture
 from factorlake.media import footprint, matrix_picture, picture_matrix
 from factorlake.models.row_plan import LocalRowPlan, even_blocks
 from factorlake.models.truncated_svd import SvdParameters, truncated_svd
-from factorlake.reporting.pictures import side_by_side
 
 pixels = colour_picture(int(dbutils.widgets.get("size")))
 matrix = picture_matrix(pixels)
@@ -80,10 +79,11 @@ with LocalRowPlan(even_blocks(len(matrix), matrix.strides[0]), threads=2) as pla
         pictures.append(matrix_picture(product, pixels.shape))
         kept = footprint(matrix.shape, rank)
         captions.append(f"rank {rank}: {kept.kept_numbers:,} of {kept.numbers:,} numbers")
-figure, axes = plt.subplots(figsize=(10, 3.6))
-axes.imshow(side_by_side(pictures))
-axes.set_title(", ".join(captions), fontsize=9)
-axes.axis("off")
+figure, panels = plt.subplots(1, 3, figsize=(10, 3.6))
+for panel, picture, caption in zip(panels, pictures, captions, strict=True):
+    panel.imshow(picture)
+    panel.set_title(caption, fontsize=9)
+    panel.axis("off")
 display(figure)
 
 # COMMAND ----------
@@ -92,7 +92,6 @@ display(figure)
 from factorlake.evaluation.planted_pictures import clip
 from factorlake.media import clip_matrix, matrix_clip
 from factorlake.models.robust_pca import RobustPcaParameters, robust_pca
-from factorlake.reporting.pictures import contact_sheet
 
 frames = clip(40, 72, 96).frames.astype(np.float32) / 255
 matrix = clip_matrix(frames)
@@ -101,11 +100,12 @@ with LocalRowPlan(even_blocks(len(matrix), matrix.strides[0]), threads=2) as pla
 background = matrix_clip(found.separation.low_rank(found.left.whole()), frames.shape[1:])
 sparse = found.separation.sparse(found.held.whole())
 mask = matrix_clip((np.abs(sparse) >= 0.1).astype(np.float32), frames.shape[1:])
-chosen = [0, 13, 26, 39]
-figure, axes = plt.subplots(figsize=(9, 5))
-axes.imshow(contact_sheet([frames[chosen], background[chosen], mask[chosen]]), cmap="gray")
-axes.set_title("frames, background, mask", fontsize=9)
-axes.axis("off")
+figure, panels = plt.subplots(3, 4, figsize=(9, 5))
+for row, (name, part) in enumerate({"frame": frames, "background": background, "mask": mask}.items()):
+    for panel, at in zip(panels[row], (0, 13, 26, 39), strict=True):
+        panel.imshow(part[at], cmap="gray", vmin=0, vmax=1)
+        panel.set_title(f"{name} {at + 1}", fontsize=8)
+        panel.axis("off")
 display(figure)
 
 # COMMAND ----------

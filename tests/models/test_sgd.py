@@ -63,15 +63,13 @@ def test_the_song_table_has_a_row_for_each_person_and_a_column_for_each_song() -
 
 
 def test_songs_are_learnt_to_a_tenth_of_a_star_and_als_ends_lower() -> None:
-    people, songs, values = song_ratings()
-    fitted = fit_sgd(people, songs, values, benchmark.SONG_PARAMETERS)
-    trace = fitted.model.trace
-    assert trace[0].observed_loss == pytest.approx(505, abs=10)
-    assert fitted.model.kept.observed_loss < 0.1
-    assert np.max(np.abs(fitted.predict(*positions(fitted, people, songs)) - values)) < 0.1
     found = benchmark.songs()
-    assert found["loss"] == fitted.model.kept.loss
+    # Small factors tell next to nothing at first: the loss is that of the ratings themselves, less a little by chance.
+    assert found["observed_loss"]["0"] == pytest.approx(float(np.sum(np.square(TABLE))), rel=0.02)
+    assert found["observed_loss"]["1000"] < 0.1
+    assert found["largest_error"] < 0.1
     # The same objective: ALS with the ridge by count and half of λ.
+    assert found["als"]["regularization"] == benchmark.SONG_PARAMETERS.regularization / 2
     assert found["als"]["loss"] < found["loss"]
 
 
@@ -156,11 +154,16 @@ def pairs_frame(spark: SparkSession, users: list[str], items: list[str], values:
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("parameters", CASES[::2])
-def test_spark_trains_the_same_bits(spark: SparkSession, tmp_path: Path, parameters: SgdParameters) -> None:
-    users, items, values = random_ids(300, 100, 3000, seed=5, rating="stars")
+@pytest.mark.parametrize(
+    ("parameters", "n_users", "strata"),
+    [pytest.param(PLAIN, 300, 2, id="sgd"), pytest.param(ADAM, 4, 5, id="adam, a group without users")],
+)
+def test_spark_trains_the_same_bits(
+    spark: SparkSession, tmp_path: Path, parameters: SgdParameters, n_users: int, strata: int
+) -> None:
+    users, items, values = random_ids(n_users, 100, n_users * 50, seed=5, rating="stars")
     assert values is not None
-    parameters = replace(parameters, epochs=2, strata=3)
+    parameters = replace(parameters, epochs=2, strata=strata)
     told: list[SgdTraceRow] = []
     here = fit_sgd(users, items, values, parameters, on_epoch=told.append)
     assert tuple(told) == here.model.trace
@@ -168,13 +171,13 @@ def test_spark_trains_the_same_bits(spark: SparkSession, tmp_path: Path, paramet
     for plan in ("local", "spark"):
         fitted = fit_sgd_pairs(spark, frame, parameters, workspace=str(tmp_path), plan=plan)
         assert fitted.plan == plan
-        assert fitted.n_observed == 3000
+        assert fitted.n_observed == len(values)
         names = [
             [row["id"] for row in side.frame.orderBy("position").collect()] for side in (fitted.users, fitted.items)
         ]
         assert bits(LocalFittedSgd(names[0], names[1], fitted.model)) == bits(here)
         assert names == [here.user_ids, here.item_ids]
-        assert np.array_equal(fitted.model.users.at(np.array([7, 3])), here.model.users.at(np.array([7, 3])))
+        assert np.array_equal(fitted.model.users.at(np.array([3, 1])), here.model.users.at(np.array([3, 1])))
         fitted.release()
         assert not list(tmp_path.rglob("*.np?"))
 
@@ -274,12 +277,18 @@ def test_divergence_says_to_lower_the_learning_rate(scaling: str) -> None:
 
 def test_predictions_of_scaled_ratings_stay_within_their_bounds() -> None:
     users, items, values = random_ids(40, 30, 400, seed=2, rating="stars")
-    fitted = fit_sgd(users, items, values, replace(ADAM, epochs=60, learning_rate=0.05, tolerance=None))
+    fitted = fit_sgd(users, items, values, replace(ADAM, epochs=60, validation_share=0))
     u, i = np.divmod(np.arange(len(fitted.user_ids) * len(fitted.item_ids)), len(fitted.item_ids))
-    told = fitted.predict(u, i)
-    assert fitted.model.bounds == (1, 5)
-    assert told.min() == 1
-    assert told.max() == 5
+    model = fitted.model
+    assert model.bounds == (1, 5)
+    products = np.sum(model.user_factors[u] * model.item_factors[i], axis=1)
+    free = model.mean + products + model.user_biases[u] + model.item_biases[i]  # type: ignore[index]
+    assert free.min() < 1
+    assert free.max() > 5
+    # Factors are float32.
+    np.testing.assert_allclose(fitted.predict(u, i), np.clip(free, 1, 5), atol=1e-5)
+    assert fitted.predict(u, i).min() >= 1
+    assert fitted.predict(u, i).max() <= 5
 
 
 def test_an_unknown_id_adds_nothing_to_the_mean() -> None:
@@ -322,7 +331,7 @@ def test_one_rating_is_learnt(parameters: SgdParameters) -> None:
 @pytest.mark.parametrize("parameters", CASES)
 def test_equal_ratings_are_learnt(parameters: SgdParameters) -> None:
     users, items, _ = random_ids(20, 15, 100, seed=1)
-    parameters = replace(parameters, validation_share=0, epochs=100, regularization=0)
+    parameters = replace(parameters, validation_share=0, epochs=200, regularization=0, decay=0)
     fitted = fit_sgd(users, items, np.full(100, 2.5, np.float32), parameters)
     told = fitted.predict(*positions(fitted, users, items))
     # Held within the only rating there is, they are that rating.

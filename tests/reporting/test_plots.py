@@ -10,6 +10,7 @@ import pytest
 
 from factorlake.reporting import plots
 from factorlake.reporting.content import MetricRow, TraceRow, skew_of
+from factorlake.reporting.drawing import MAX_POINTS, thinned
 
 
 def row(epoch: int, side: str, loss: float, metric: float | None = None) -> TraceRow:
@@ -81,6 +82,6 @@ def test_drawing_leaves_matplotlibs_settings_as_they_were() -> None:
 
 
 def test_long_trace_is_thinned_but_keeps_its_ends() -> None:
-    kept = plots._thinned(10_000)
-    assert len(kept) <= plots.MAX_POINTS
+    kept = thinned(10_000)
+    assert len(kept) <= MAX_POINTS
     assert (kept[0], kept[-1]) == (0, 9_999)

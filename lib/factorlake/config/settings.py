@@ -400,7 +400,7 @@ class DecomposeSettings(Section):
     """svd: passes over the matrix before the last, each of which makes the directions more exact."""
     tolerance: Positive | None = None
     """rpca: ‖D − L − S‖ over ‖D‖ at which it ends; none: 1e-7. nmf: least relative fall of the objective in an epoch;
-    none: 1e-4."""
+    none: 1e-5."""
     sparsity: Positive | None = None
     """rpca: λ, the weight of the sparse part; none: 1/√max(m, n)."""
     iterations: int = Field(default=200, ge=1)

@@ -27,7 +27,7 @@ from scipy.special import ndtri
 from factorlake.errors import ConfigError
 from factorlake.types import FloatMatrix, FloatVector, IntVector, Side
 
-from .arrays import FAST_SUMS, read_only
+from .arrays import read_only
 from .hashing import hash_longs
 from .initial import initial_factors
 from .lanes import (
@@ -403,8 +403,9 @@ def _adam(
         item_place[item_rows[:n_items]] = -1
 
 
-# Python's division looks for zeros, number by number.
-@njit(cache=True, nogil=True, fastmath=FAST_SUMS, error_model="numpy")
+# Python's division looks for zeros, number by number. There are no sums here to put into vectors, and no product may be
+# fused where the compiler likes: it keeps two copies of a function that another calls, and may differ between them.
+@njit(cache=True, nogil=True, error_model="numpy")
 def _step(
     moved: GradientRows,
     rows: IntVector,

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import factorlake
 from factorlake.errors import NOTHING_TO_DO, ConfigError
@@ -19,6 +20,7 @@ from factorlake.pipelines.decompose_input import Source, find_source
 from factorlake.pipelines.decomposed import Decomposed
 from factorlake.pipelines.report import save_report
 from factorlake.reporting.content import Decomposition, RunReport, Stage
+from factorlake.reporting.picture_plates import plate_drawing, plate_png
 from factorlake.tables import registry
 from factorlake.tables.schemas import SCHEMAS
 
@@ -127,8 +129,10 @@ def _write(context: Context, found: Decomposed, version: str) -> dict[str, int]:
 
 
 def _save_pictures(found: Decomposed, folder: str) -> None:
-    if found.pictures or found.clips:
+    if found.pictures or found.clips or found.plates:
         os.makedirs(folder, exist_ok=True)
+    for name, plate in found.plates.items():
+        Path(f"{folder}/{name}.png").write_bytes(plate_png(plate))
     for name, pixels in found.pictures.items():
         write_picture(f"{folder}/{name}.png", pixels)
     for name, frames in found.clips.items():
@@ -146,6 +150,10 @@ def _report(context: Context, source: Source, found: Decomposed, result: JobResu
         settings=context.settings.model_dump(by_alias=True, mode="json"),
         versions=result.versions,
         decomposition=Decomposition(
-            context.settings.decompose.method, source.name, found.facts, found.drawings, found.topics
+            context.settings.decompose.method,
+            source.name,
+            found.facts,
+            (*(plate_drawing(plate, name) for name, plate in found.plates.items()), *found.drawings),
+            found.topics,
         ),
     )

@@ -17,12 +17,13 @@ from factorlake.pipelines.context import Context
 from factorlake.pipelines.decompose_input import Source
 from factorlake.pipelines.decomposed import Decomposed, Step, held_factor_frame
 from factorlake.reporting.content import Topic
+from factorlake.reporting.decomposition_plots import convergence_figure, topics_figure
 from factorlake.reporting.text import count, figure
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.training import fit_pairs
 
 RANK = 10
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 
 
 def run(context: Context, source: Source, workspace: str) -> Decomposed:
@@ -61,6 +62,18 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
     squares = cells.agg(F.sum(F.col("value") * F.col("value"))).collect()[0][0]
     relative = math.sqrt(max(model.loss, 0.0) / squares)
     topics = _topics(columns, _sums(model.users), _sums(model.items), settings.top_words)
+    trace = tuple(
+        Step(
+            epoch=row.epoch,
+            state=row.state,
+            loss=row.loss,
+            seconds=row.seconds,
+            side=row.side,
+            observed_loss=row.observed_loss,
+            regularization_loss=row.regularization_loss,
+        )
+        for row in model.trace
+    )
     return Decomposed(
         rows=rows,
         columns=columns,
@@ -77,20 +90,9 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
             ("epochs", f"{count(model.epochs)}, ended by: {model.stopped}"),
             ("held by", fitted.plan),
         ),
-        trace=tuple(
-            Step(
-                epoch=row.epoch,
-                state=row.state,
-                loss=row.loss,
-                seconds=row.seconds,
-                side=row.side,
-                observed_loss=row.observed_loss,
-                regularization_loss=row.regularization_loss,
-            )
-            for row in model.trace
-        ),
+        trace=trace,
         plan=fitted.plan,
-        drawings=(),
+        drawings=(topics_figure(topics), convergence_figure(trace)),
         topics=topics,
         held=(fitted,),
     )

@@ -14,6 +14,7 @@ from factorlake.pipelines.context import Context
 from factorlake.pipelines.decompose_input import Source
 from factorlake.pipelines.decomposed import Decomposed, Step
 from factorlake.pipelines.matrices import OpenMatrix, open_matrix
+from factorlake.reporting.decomposition_plots import convergence_figure
 from factorlake.reporting.text import count, figure, share
 from factorlake.spark.task_farm import mapped
 
@@ -57,6 +58,17 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
         plain = _plain_error(matrix, found, context.settings.seed)
         if plain is not None:
             figures["plain_svd_relative_error"] = plain
+        trace = tuple(
+            Step(
+                epoch=one.iteration,
+                state="after",
+                loss=one.objective,
+                seconds=one.seconds,
+                metric_name="residual",
+                metric=one.residual,
+            )
+            for one in found.trace
+        )
         drawn = matrix.draw_separation(found, settings.mask_level)
         return Decomposed(
             rows=matrix.row_frame(found.left, np.ones(found.rank)),
@@ -75,22 +87,13 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
                 ("error of the best approximation of that rank", "–" if plain is None else figure(plain)),
                 ("held by", matrix.plan_name),
             ),
-            trace=tuple(
-                Step(
-                    epoch=one.iteration,
-                    state="after",
-                    loss=one.objective,
-                    seconds=one.seconds,
-                    metric_name="residual",
-                    metric=one.residual,
-                )
-                for one in found.trace
-            ),
+            trace=trace,
             plan=matrix.plan_name,
             sparse_cells=_sparse_cells(matrix, found) if source.table is not None else None,
             pictures=drawn.pictures,
             clips=drawn.clips,
-            drawings=drawn.drawings,
+            plates=drawn.plates,
+            drawings=(convergence_figure(trace, parameters.tolerance),),
             held=(found.left, found.held),
         )
 

@@ -8,6 +8,7 @@ from factorlake.pipelines.context import Context
 from factorlake.pipelines.decompose_input import Source
 from factorlake.pipelines.decomposed import Decomposed, Step
 from factorlake.pipelines.matrices import open_matrix
+from factorlake.reporting.decomposition_plots import convergence_figure, singular_values_figure
 from factorlake.reporting.text import count, figure, share
 
 ENERGY = 0.95
@@ -47,7 +48,19 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
             "spectral_bound": found.error.spectral_bound,
             "kept_numbers": float(kept),
         }
-        drawn = matrix.draw_approximation(found.left, found.singular_values, found.right)
+        # What is left of the sum of squares is what the passes lower.
+        trace = tuple(
+            Step(
+                epoch=one.number,
+                state="final" if one.step == "error" else "after",
+                loss=(1.0 - one.energy) * found.squared_norm,
+                seconds=one.seconds,
+                metric_name="energy",
+                metric=one.energy,
+            )
+            for one in found.trace
+        )
+        drawn = matrix.draw_approximation(found.left, found.singular_values, found.right, found.error.relative)
         return Decomposed(
             rows=matrix.row_frame(found.left, found.singular_values),
             columns=matrix.column_frame(found.right),
@@ -66,20 +79,13 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
                 ("numbers kept", f"{count(kept)} of {count(matrix.shape[0] * matrix.shape[1])}"),
                 ("held by", matrix.plan_name),
             ),
-            # What is left of the sum of squares is what the passes lower.
-            trace=tuple(
-                Step(
-                    epoch=one.number,
-                    state="final" if one.step == "error" else "after",
-                    loss=(1.0 - one.energy) * found.squared_norm,
-                    seconds=one.seconds,
-                    metric_name="energy",
-                    metric=one.energy,
-                )
-                for one in found.trace
-            ),
+            trace=trace,
             plan=matrix.plan_name,
             pictures=drawn.pictures,
-            drawings=drawn.drawings,
+            plates=drawn.plates,
+            drawings=(
+                singular_values_figure(found.singular_values, found.squared_norm),
+                convergence_figure(trace),
+            ),
             held=(found.left,),
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.reporting.content import Drawing, Topic
+from factorlake.reporting.picture_plates import Plate
 from factorlake.types import FloatMatrix
 
 FACTOR_SCHEMA = "position bigint, id string, factor array<float>, norm float"
@@ -63,6 +64,8 @@ class Decomposed:
     """File name without ending → pixels (height, width) or (height, width, 3) within [0, 1]."""
     clips: Mapping[str, FloatMatrix] = field(default_factory=dict)
     """Folder name → frames (n_frames, height, width) or (n_frames, height, width, 3) within [0, 1]."""
+    plates: Mapping[str, Plate] = field(default_factory=dict)
+    """File name without ending → pictures in a grid, for the report too."""
     drawings: tuple[Drawing, ...] = ()
     topics: tuple[Topic, ...] = ()
     held: tuple[Any, ...] = ()

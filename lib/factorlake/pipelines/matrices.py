@@ -21,14 +21,10 @@ from factorlake.models.threads import single_threaded_blas
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.decompose_input import Source
 from factorlake.pipelines.decomposed import factor_frame, held_factor_frame
-from factorlake.reporting.content import Drawing
-from factorlake.reporting.pictures import contact_sheet, picture_drawing, side_by_side
+from factorlake.reporting.picture_plates import Plate, picture_plate, separation_plate
 from factorlake.spark.compat import task_slots
 from factorlake.spark.matrix_tables import StoredMatrix, matrix_of_cells, matrix_of_rows
 from factorlake.types import FloatMatrix
-
-SHEET_FRAMES = 6
-"""Of a clip, evenly chosen, on its contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Drawn:
 
     pictures: Mapping[str, FloatMatrix] = field(default_factory=dict)
     clips: Mapping[str, FloatMatrix] = field(default_factory=dict)
-    drawings: tuple[Drawing, ...] = ()
+    plates: Mapping[str, Plate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +52,8 @@ class OpenMatrix:
     """None: columns are numbered."""
     frame_shape: tuple[int, ...] | None = None
     """Of a picture, or of each frame of a clip: (height, width) or (height, width, 3)."""
+    is_clip: bool = False
+    """Whether columns are frames."""
 
     @property
     def is_local(self) -> bool:
@@ -86,54 +84,36 @@ class OpenMatrix:
         """How the rows are worked on, as the trace and the report call it."""
         return "local" if self.is_local else "spark"
 
-    def draw_approximation(self, left: Any, scale: NDArray[np.float64], right: FloatMatrix) -> Drawn:
-        """Return a picture or clip as the product of its factors, and beside what it was."""
+    def draw_approximation(self, left: Any, scale: NDArray[np.float64], right: FloatMatrix, error: float) -> Drawn:
+        """Return a picture or clip as the product of its factors, and a plate of a picture with what it was."""
         if self.frame_shape is None:
             return Drawn()
         product = (left.whole() * scale) @ right.T
         if self.is_clip:
-            return self._drawn_clip({"approximation": product})
-        return self._drawn_picture({"approximation": product}, "The picture and what its factors make of it.")
+            return Drawn(clips={"approximation": matrix_clip(product, self.frame_shape)})
+        copy = matrix_picture(product, self.frame_shape)
+        plate = picture_plate(matrix_picture(self.held.whole(), self.frame_shape), copy, len(scale), error)
+        return Drawn({"approximation": copy}, plates={"beside": plate})
 
     def draw_separation(self, found: RobustPca[Any], mask_level: float) -> Drawn:
-        """Return the background, foreground and mask of a clip, or the two parts of a picture."""
+        """Return the background, foreground and mask of a clip with a contact sheet, or the two parts of a picture."""
         if self.frame_shape is None:
             return Drawn()
         low_rank = found.separation.low_rank(found.left.whole())
         sparse = found.separation.sparse(found.held.whole())
         # Nothing there is middle grey; what is darker than the background stays darker.
         foreground = sparse / 2 + 0.5
-        if self.is_clip:
-            mask = (np.abs(sparse) >= mask_level).astype(sparse.dtype)
-            return self._drawn_clip({"background": low_rank, "foreground": foreground, "mask": mask})
-        return self._drawn_picture(
-            {"low_rank": low_rank, "sparse": foreground}, "The picture, its low-rank part, and its sparse part."
-        )
-
-    def _drawn_picture(self, parts: Mapping[str, FloatMatrix], caption: str) -> Drawn:
-        assert self.frame_shape is not None
-        shape = self.frame_shape
-        pictures = {name: matrix_picture(part, shape) for name, part in parts.items()}
-        beside = side_by_side([matrix_picture(self.held.whole(), shape), *pictures.values()])
-        return Drawn(pictures={**pictures, "beside": beside}, drawings=(picture_drawing(beside, caption),))
-
-    def _drawn_clip(self, parts: Mapping[str, FloatMatrix]) -> Drawn:
-        assert self.frame_shape is not None
-        shape = self.frame_shape
-        chosen = np.unique(np.linspace(0, self.shape[1] - 1, SHEET_FRAMES).round().astype(np.int64))
-        rows = [matrix_clip(part[:, chosen], shape) for part in (self.held.whole(), *parts.values())]
-        sheet = contact_sheet(rows)
-        caption = f"Frames {', '.join(str(at + 1) for at in chosen)}: the clip, then its {', '.join(parts)}."
-        return Drawn(
-            pictures={"contact_sheet": sheet},
-            clips={name: matrix_clip(part, shape) for name, part in parts.items()},
-            drawings=(picture_drawing(sheet, caption),),
-        )
-
-    @property
-    def is_clip(self) -> bool:
-        """Whether columns are frames."""
-        return self.frame_shape is not None and self.shape[0] != self.frame_shape[0]
+        if not self.is_clip:
+            parts = {"low_rank": low_rank, "sparse": foreground}
+            pictures = {name: matrix_picture(part, self.frame_shape) for name, part in parts.items()}
+            original = matrix_picture(self.held.whole(), self.frame_shape)
+            return Drawn(pictures, plates={"beside": picture_plate(original, pictures["low_rank"], found.rank)})
+        mask = (np.abs(sparse) >= mask_level).astype(sparse.dtype)
+        parts = {"background": low_rank, "foreground": foreground, "mask": mask}
+        clips = {name: matrix_clip(part, self.frame_shape) for name, part in parts.items()}
+        original = matrix_clip(self.held.whole(), self.frame_shape)
+        plate = separation_plate(original, clips["background"], clips["foreground"], clips["mask"])
+        return Drawn(clips=clips, plates={"contact_sheet": plate})
 
 
 def _names(ids: pa.Array | None, n: int) -> pa.Array:
@@ -159,7 +139,8 @@ def open_matrix(context: Context, source: Source, workspace: str) -> Iterator[Op
     threads = context.settings.train.threads or min(task_slots(context.spark), os.cpu_count() or 1)
     with single_threaded_blas(), LocalRowPlan(block_ptr, threads) as plan:
         shape = (matrix.shape[0], matrix.shape[1])
-        yield OpenMatrix(context.spark, plan, plan.hold(matrix), shape, matrix.size, None, None, frame_shape)
+        is_clip = source.kind == "clip"
+        yield OpenMatrix(context.spark, plan, plan.hold(matrix), shape, matrix.size, None, None, frame_shape, is_clip)
 
 
 def _stored(context: Context, source: Source, workspace: str) -> OpenMatrix:

@@ -6,67 +6,35 @@ figure reads in the page's own font, in light and dark, and can be searched.
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from factorlake.reporting.content import MetricRow, Skew, TraceRow, lower_is_better
-from factorlake.reporting.markup import Html, tag
+from factorlake.reporting.drawing import (
+    BIASES,
+    LIVE,
+    MEAN,
+    MODEL,
+    POPULARITY,
+    WARN,
+    compact,
+    drawing,
+    thinned,
+)
+from factorlake.reporting.markup import Html
 from factorlake.reporting.text import count, figure, plural, printable
 from factorlake.types import FloatVector
 
-# Marks in the drawing stand for colours of the page, which fall back to those of Okabe and Ito.
-INK, FAINT, MODEL, LIVE, POPULARITY, BIASES, MEAN, WARN = (f"#01020{digit}" for digit in range(1, 9))
-COLOURS = {
-    INK: "currentColor",
-    FAINT: "var(--rule, #b8bcc4)",
-    MODEL: "var(--model, #0072b2)",
-    LIVE: "var(--live, #009e73)",
-    POPULARITY: "var(--popularity, #e69f00)",
-    BIASES: "var(--biases, #cc79a7)",
-    MEAN: "var(--mean, #7f7f7f)",
-    WARN: "var(--warn, #d55e00)",
-}
 NAMES = ("model", "live", "popularity", "biases", "mean")
 NAME_COLOURS = dict(zip(NAMES, (MODEL, LIVE, POPULARITY, BIASES, MEAN), strict=True))
 # Colour is never the only sign: each name has a marker of its own as well.
 NAME_MARKERS = dict(zip(NAMES, "oDs^v", strict=True))
-WIDTH = 4.7
-MAX_POINTS = 400
 MAX_BARS = 14
 MAX_METRICS = 16
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 8.5,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
-    "grid.alpha": 0.6,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.labelsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-}
 
 
 def label_of(row_name: str) -> str:
@@ -86,16 +54,16 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
     loss = np.array([row.loss for row in rows])
     metric = [(row.epoch, row.metric) for row in rows if row.metric is not None and np.isfinite(row.metric)]
     panels = 3 if metric else 2
-    with _drawing("training", 3.6 if metric else 3.0) as (drawing, result):
-        axes = drawing.subplots(panels, 1, sharex=True, height_ratios=[3, 1.6, 1.2] if metric else [3, 1.2])
-        keep = _thinned(len(rows))
+    with drawing("training", 3.6 if metric else 3.0) as (page, result):
+        axes = page.subplots(panels, 1, sharex=True, height_ratios=[3, 1.6, 1.2] if metric else [3, 1.2])
+        keep = thinned(len(rows))
         axes[0].plot(done[keep], loss[keep], color=MODEL, marker="o", markersize=3)
         if rows[-1].state == "final":
             # Early stopping may keep an earlier epoch than the last: the last point is then another state.
             axes[0].plot(done[-1], loss[-1], "s", color=WARN, markersize=5, label="finished model")
             axes[0].legend(loc="upper right", fontsize=8)
         axes[0].set_ylabel("objective")
-        axes[0].yaxis.set_major_formatter(FuncFormatter(_compact))
+        axes[0].yaxis.set_major_formatter(FuncFormatter(compact))
         if metric:
             epochs, values = np.array(metric).T
             name = next(row.metric_name for row in rows if row.metric is not None) or "metric"
@@ -136,8 +104,8 @@ def metrics_figure(rows: Sequence[MetricRow]) -> Html:
     if not groups:
         return Html("")
     heights = [len({row.metric for row in group}) for group in groups]
-    with _drawing("metrics", 0.9 + 0.42 * sum(heights)) as (drawing, result):
-        axes = drawing.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+    with drawing("metrics", 0.9 + 0.42 * sum(heights)) as (page, result):
+        axes = page.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
         for panel, group in zip(axes, groups, strict=True):
             _metric_panel(panel, group)
         seen: dict[str, Artist] = {}
@@ -145,7 +113,7 @@ def metrics_figure(rows: Sequence[MetricRow]) -> Html:
             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
                 seen.setdefault(label, handle)
         handles, labels = list(seen.values()), list(seen)
-        drawing.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8, handletextpad=0.1)
+        page.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8, handletextpad=0.1)
         said = (f"{row.name} {row.metric} {figure(row.value)}" for row in drawn)
         result.append("Dots with intervals: " + "; ".join(printable(text, 80) for text in said) + ".")
     return result.markup
@@ -188,8 +156,8 @@ def reasons_figure(reasons: Mapping[str, int]) -> Html:
     if len(ordered) > MAX_BARS:
         rest = ordered[MAX_BARS:]
         bars.append((plural(len(rest), "other reason"), sum(number for _, number in rest)))
-    with _drawing("reasons", 0.5 + 0.27 * len(bars)) as (drawing, result):
-        panel = drawing.subplots()
+    with drawing("reasons", 0.5 + 0.27 * len(bars)) as (page, result):
+        panel = page.subplots()
         # Positions, not labels, place the bars: two long reasons may read the same once they are cut.
         drawn = panel.barh(range(len(bars)), [number for _, number in bars], color=WARN, height=0.62)
         panel.bar_label(drawn, [count(number) for _, number in bars], padding=4, fontsize=8)
@@ -198,7 +166,7 @@ def reasons_figure(reasons: Mapping[str, int]) -> Html:
         panel.grid(axis="y", visible=False)
         panel.set_xlim(0, 1.16 * max(number for _, number in bars) or 1)
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panel.xaxis.set_major_formatter(FuncFormatter(_compact))
+        panel.xaxis.set_major_formatter(FuncFormatter(compact))
         panel.set_xlabel("records refused (one with two reasons counts twice)")
         result.append("Bars: " + "; ".join(f"{reason} {count(number)}" for reason, number in bars) + ".")
     return result.markup
@@ -209,8 +177,8 @@ def skew_figure(skews: Sequence[Skew]) -> Html:
     drawn = [skew for skew in skews if any(number > 0 for _, number in skew.curve)]
     if not drawn:
         return Html("")
-    with _drawing("skew", 2.6) as (drawing, result):
-        panel = drawing.subplots()
+    with drawing("skew", 2.6) as (page, result):
+        panel = page.subplots()
         for skew in drawn:
             points = np.array([point for point in skew.curve if point[1] > 0]).T
             colour, line = (MODEL, "-") if skew.side == "user" else (POPULARITY, "--")
@@ -218,7 +186,7 @@ def skew_figure(skews: Sequence[Skew]) -> Html:
         panel.set_xscale("log")
         panel.set_yscale("log")
         for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(FuncFormatter(_compact))
+            axis.set_major_formatter(FuncFormatter(compact))
             axis.set_minor_formatter(NullFormatter())
         panel.set_xlabel("rank of the user or item, most observed first")
         panel.set_ylabel("observations")
@@ -234,8 +202,8 @@ def scores_figure(scores: FloatVector | None) -> Html:
     finite = finite[np.isfinite(finite)]
     if len(finite) == 0:
         return Html("")
-    with _drawing("scores", 2.6) as (drawing, result):
-        panel = drawing.subplots()
+    with drawing("scores", 2.6) as (page, result):
+        panel = page.subplots()
         low, high = float(finite.min()), float(finite.max())
         # Scores that are all alike, or nearly so, need a range that floating point can cut into bins.
         margin = max(0.0, 1e-3 * max(abs(low), abs(high), 1e-3) - (high - low))
@@ -244,63 +212,9 @@ def scores_figure(scores: FloatVector | None) -> Html:
         panel.stairs(heights, edges, fill=True, color=MODEL, alpha=0.85)
         panel.set_xlabel("score of a recommended item")
         panel.set_ylabel("list entries")
-        panel.yaxis.set_major_formatter(FuncFormatter(_compact))
+        panel.yaxis.set_major_formatter(FuncFormatter(compact))
         result.append(
             f"Histogram of {count(len(finite))} scores from {figure(low, 3)} to {figure(high, 3)}, "
             f"median {figure(float(np.median(finite)), 3)}."
         )
     return result.markup
-
-
-class _Result(list[str]):
-    """What the drawing shows, in words, and its markup once it is drawn."""
-
-    markup: Html = Html("")
-
-
-@contextmanager
-def _drawing(key: str, height: float) -> Iterator[tuple[Figure, _Result]]:
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": key}):
-        drawing = Figure(figsize=(WIDTH, height), layout="constrained")
-        result = _Result()
-        yield drawing, result
-        target = io.StringIO()
-        with warnings.catch_warnings():
-            # The browser sets the text, in a font of its own: what matplotlib's lacks is no fault.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            drawing.savefig(target, format="svg", transparent=True, metadata={"Date": None})
-    result.markup = _inline(target.getvalue(), key, " ".join(result))
-
-
-def _inline(svg: str, key: str, description: str) -> Html:
-    """Fit matplotlib's SVG into a page: no prologue, no outside names, ids of its own, the page's colours."""
-    body = svg[svg.index("<svg") :]
-    viewbox = re.search(r'viewBox="([^"]+)"', body)
-    inner = body[body.index(">") + 1 : body.rindex("</svg>")]
-    # The metadata block and the global style are the only parts that would reach outside this drawing.
-    inner = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", inner, flags=re.DOTALL)
-    inner = inner.replace("xlink:href", "href")
-    inner = re.sub(r'\bid="', f'id="{key}-', inner)
-    inner = re.sub(r'(href="#|url\(#)', rf"\1{key}-", inner)
-    for mark, colour in COLOURS.items():
-        inner = inner.replace(mark, colour)
-    return tag(
-        "svg",
-        tag("title", description),
-        Html(inner.strip()),
-        viewBox=viewbox[1] if viewbox else None,
-        role="img",
-        class_="plot",
-    )
-
-
-def _thinned(rows: int) -> list[int]:
-    """Positions of at most MAX_POINTS rows, evenly spread, first and last among them."""
-    return [int(at) for at in np.unique(np.linspace(0, rows - 1, min(rows, MAX_POINTS)).round())]
-
-
-def _compact(value: float, _position: int | None = None) -> str:
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return f"{value / size:.6g}{letter}"
-    return f"{value:.6g}"
