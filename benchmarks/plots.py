@@ -1,9 +1,10 @@
-"""The pictures of docs/performance.md, drawn from the newest kept results.
+"""The pictures of docs/performance.md, drawn from the newest kept results, and those of docs/decompositions.md.
 
     python -m benchmarks.plots
 
 Draws what there is a result for: the course of training beside pyspark.ml (train_als-spark-planted-64), seconds and
-memory by the number of pairs beside what `factorlake plan` foretells (scale-broadcast-10-20-40-80).
+memory by the number of pairs beside what `factorlake plan` foretells (scale-broadcast-10-20-40-80). The picture and the
+clip that are decomposed are drawn by the project itself (`factorlake.evaluation.planted_pictures`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.result import RESULTS
+from factorlake.config.settings import DecomposeSettings
+from factorlake.evaluation.planted_pictures import clip, colour_picture
+from factorlake.media import clip_matrix, matrix_clip, matrix_picture, picture_matrix
 from factorlake.models.estimate import GIB, Cluster, Load, estimate
+from factorlake.models.robust_pca import RobustPcaParameters, robust_pca
+from factorlake.models.row_plan import LocalRowPlan, even_blocks
+from factorlake.models.truncated_svd import SvdParameters, truncated_svd
+from factorlake.reporting.picture_plates import Plate, picture_plate, plate_png, separation_plate
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "img"
+MASK_LEVEL = DecomposeSettings().mask_level
 OURS, THEIRS, FORETOLD = "#2166ac", "#b2182b", "#888888"
 
 
@@ -86,8 +96,41 @@ def scale(result: dict[str, Any]) -> None:
     save(figure, "scale.svg")
 
 
+def picture() -> None:
+    """Draw a picture and its approximation of rank 50."""
+    pixels = colour_picture(256)
+    matrix = picture_matrix(pixels)
+    with LocalRowPlan(even_blocks(len(matrix), matrix.strides[0])) as plan:
+        found = truncated_svd(plan, plan.hold(matrix), matrix.shape[1], SvdParameters(rank=50))
+    product = (found.left.whole() * found.singular_values) @ found.right.T
+    assert found.error is not None
+    plate = picture_plate(pixels, matrix_picture(product, pixels.shape), found.rank, found.error.relative)
+    save_plate(plate, "picture.png")
+
+
+def separation() -> None:
+    """Draw frames of a clip, what stays, what moves, and the mask."""
+    frames = clip(60, 96, 128).frames.astype(np.float32) / 255
+    matrix = clip_matrix(frames)
+    with LocalRowPlan(even_blocks(len(matrix), matrix.strides[0])) as plan:
+        found = robust_pca(plan, plan.hold(matrix), matrix.shape[1], RobustPcaParameters(tolerance=1e-5))
+    low_rank = found.separation.low_rank(found.left.whole())
+    sparse = found.separation.sparse(found.held.whole())
+    parts = (low_rank, sparse / 2 + 0.5, (np.abs(sparse) >= MASK_LEVEL).astype(np.float32))
+    background, foreground, mask = (matrix_clip(part, frames.shape[1:]) for part in parts)
+    save_plate(separation_plate(frames, background, foreground, mask), "separation.png")
+
+
+def save_plate(plate: Plate, name: str) -> None:
+    """Write a plate as PNG."""
+    (IMAGES / name).write_bytes(plate_png(plate))
+    print(f"docs/img/{name}")
+
+
 def main() -> None:
     """Draw all."""
+    picture()
+    separation()
     for name, draw in (("train_als-spark-planted-64", training), ("scale-broadcast-10-20-40-80", scale)):
         result = newest(name)
         if result is None:
