@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,3 +313,31 @@ def test_keys_differ_by_every_number_and_by_their_order() -> None:
 def test_betas_out_of_range_are_refused(betas: tuple[float, float]) -> None:
     with pytest.raises(ConfigError, match="must lie in"):
         adam_corrections(*betas)
+
+
+PROGRAM = """
+import hashlib
+from tests.kernels.test_sgd import MEAN, RATE, AdamStep, adam_cell, case, sgd_cell
+one = case(5, True, "float32")
+for _ in range(5):
+    adam_cell(one.users, one.items, one.ratings, one.order, MEAN, AdamStep(RATE, 8, 0.9, 0.999, 1e-7), *one.columns)
+    sgd_cell(one.users, one.items, one.ratings, one.order, MEAN, RATE, *one.columns)
+print(hashlib.sha256(b"".join(part.tobytes() for part in (*one.users, *one.items))).hexdigest())
+"""
+
+
+def test_code_compiled_just_now_gives_the_bits_of_code_compiled_before(tmp_path: Path) -> None:
+    # Workers load what another process has compiled. Where the compiler may fuse products as it likes, a function that
+    # another calls has two copies that differ, and one process runs the one, the other the other.
+    root = Path(__file__).parents[2]
+    surroundings = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "lib")]),
+    }
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=surroundings, capture_output=True, text=True, check=True, cwd=root
+        ).stdout
+        for _ in range(2)
+    ]
+    assert digests[0] == digests[1]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -91,15 +92,15 @@ class SgdProblem:
     def strata(self) -> int:
         return len(self.user_ptr) - 1
 
-    @property
+    @cached_property
     def n_training(self) -> int:
         return sum(one.n_training for one in self.totals)
 
-    @property
+    @cached_property
     def n_held_out(self) -> int:
         return sum(one.n_held_out for one in self.totals)
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Mean rating, of sums added in the order of cells."""
         total = 0.0
@@ -107,11 +108,11 @@ class SgdProblem:
             total += one.rating_sum
         return total / self.n_training
 
-    @property
+    @cached_property
     def low(self) -> float:
         return min(one.low for one in self.totals)
 
-    @property
+    @cached_property
     def high(self) -> float:
         return max(one.high for one in self.totals)
 

@@ -95,20 +95,20 @@ class SparkSgdPlan:
 
     def train(self, task: CellTask, cells: Sequence[tuple[int, int]], state: StoredGroups) -> StoredGroups:
         """See ``SgdPlan``."""
-        folder, problem = self.folder, self.problem
+        folder, totals = self.folder, self.problem.totals
         users, items = list(state.users), list(state.items)
         jobs = []
         for group, other in cells:
-            own = users[group].path, items[other].path
+            read = users[group].path, items[other].path
             users[group], items[other] = self._fresh("user", group), self._fresh("item", other)
-            number = problem.number((group, other))
-            made = users[group].path, items[other].path
-            jobs.append(((number, *own, *made), problem.totals[number].n_training))
+            number = self.problem.number((group, other))
+            n_training = totals[number].n_training
+            jobs.append(((number, n_training, *read, users[group].path, items[other].path), n_training))
 
-        def train(job: tuple[int, str, str, str, str]) -> None:
-            number, user_path, item_path, new_users, new_items = job
+        def train(job: tuple[int, int, str, str, str, str]) -> None:
+            number, n_training, user_path, item_path, new_users, new_items = job
             own, other = _load_rows(user_path), _load_rows(item_path)
-            cell = _load_cell(folder, number, problem.totals[number]).scaled(task.scale)
+            cell = _load_cell(folder, number, n_training).scaled(task.scale)
             train_cell(task, number, cell.training, own, other)
             _save_rows(new_users, own)
             _save_rows(new_items, other)
@@ -118,16 +118,17 @@ class SparkSgdPlan:
 
     def errors(self, task: CellTask, state: StoredGroups) -> list[CellErrors]:
         """See ``SgdPlan``."""
-        folder, problem = self.folder, self.problem
+        folder, totals = self.folder, self.problem.totals
         jobs = []
-        for group, other in problem.cells():
-            number = problem.number((group, other))
-            own = problem.totals[number]
-            jobs.append(((number, state.users[group].path, state.items[other].path), own.n_training + own.n_held_out))
+        for group, other in self.problem.cells():
+            number = self.problem.number((group, other))
+            own = totals[number]
+            paths = state.users[group].path, state.items[other].path
+            jobs.append(((number, own.n_training, *paths), own.n_training + own.n_held_out))
 
-        def ask(job: tuple[int, str, str]) -> CellErrors:
-            number, user_path, item_path = job
-            cell = _load_cell(folder, number, problem.totals[number]).scaled(task.scale)
+        def ask(job: tuple[int, int, str, str]) -> CellErrors:
+            number, n_training, user_path, item_path = job
+            cell = _load_cell(folder, number, n_training).scaled(task.scale)
             return errors_of_cell(task, cell, _load_parameters(user_path), _load_parameters(item_path))
 
         return run_balanced(self.spark, jobs, ask)
@@ -212,11 +213,11 @@ def _save_cell(folder: str, number: int, cell: Cell) -> None:
         save_array(_cell_file(folder, number), np.stack([both[0], both[1], both[2].view(np.int32)]))
 
 
-def _load_cell(folder: str, number: int, totals: CellTotals) -> Cell:
+def _load_cell(folder: str, number: int, n_training: int) -> Cell:
     stored = mapped(_cell_file(folder, number))
     parts = [
         CellRatings(part[0], part[1], part[2].view(np.float32))
-        for part in (stored[:, : totals.n_training], stored[:, totals.n_training :])
+        for part in (stored[:, :n_training], stored[:, n_training:])
     ]
     return Cell(*parts)
 
