@@ -4,10 +4,10 @@
 5 topics, which are held against the five labels of the articles.
 
 Both start from cells in memory, scikit-learn from its compressed matrix and ours from (row, column, count), which it
-packs within the time; each has run once before the clock does, and two threads are allowed to both. scikit-learn has
-its defaults (start NNDSVDa, coordinate descent, tolerance 1e-4, at most 200 iterations). The objective ‖R − XYᵀ‖² of
-both is computed by one function in float64. A document belongs to the topic whose part in it is longest, by one rule
-for both.
+packs within the time; each has run once before the clock does and begins on idle cores, and two threads are allowed to
+both. scikit-learn has its defaults (start NNDSVDa, coordinate descent, tolerance 1e-4, at most 200 iterations). The
+objective ‖R − XYᵀ‖² of both is computed by one function in float64. A document belongs to the topic whose part in it is
+longest, by one rule for both.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.models.topics import main_topic, topics_of
 
 Factors = tuple[NDArray[Any], NDArray[Any]]
+PAUSE = 0.3
+"""Seconds before each run: BLAS threads of the one before go on turning for some 30 ms, on cores that the next one
+needs."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def compared(texts: Texts, given: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(given.repeat):
         for name, run in runs.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
             factors[name] = run()
             seconds[name].append(time.perf_counter() - began)

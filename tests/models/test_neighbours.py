@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics.pairwise import cosine_similarity
 
 from factorlake.errors import ConfigError, NumericalError
+from factorlake.evaluation.song_table import song_ratings
 from factorlake.kernels.hashing import hash_ids
 from factorlake.kernels.neighbours_numpy import cosine_neighbours_numpy
 from factorlake.models.blocks import order_ids
@@ -34,18 +35,6 @@ from tests.models.problems import problem_of
 ONE_ROUNDING = 2.0**-23
 # Two directions rounded to float32, and the rounding of their product.
 TWO_DIRECTIONS = 2.0**-22
-
-SONGS = [
-    "Another One Bites the Dust", "Back in Black", "Bohemian Rhapsody", "Brandenburg Concerto No. 3", "Clair de Lune",
-    "Comfortably Numb", "Don't Stop Believin'", "Firework", "Hedwig's Theme", "O Fortuna", "Survivor",
-    "The Imperial March",
-]  # fmt: skip
-SONG_TABLE = {
-    "Darth Vader": [4, 4, 2, 0, 1, 2, 2, 0, 0, 4, 0, 5],
-    "Hermione": [1, 0, 5, 0, 5, 2, 2, 5, 5, 2, 2, 1],
-    "Ripley": [5, 5, 2, 1, 2, 3, 4, 4, 0, 5, 5, 4],
-    "Spock": [2, 0, 5, 5, 5, 4, 3, 2, 3, 4, 2, 0],
-}
 
 
 @dataclass(frozen=True)
@@ -97,9 +86,8 @@ def drawn(n_users: int, n_items: int, n_obs: int, seed: int, n_blocks: int = 8, 
 
 @pytest.fixture(scope="module")
 def songs() -> Scene:
-    cells = [(user, song, value) for user, row in SONG_TABLE.items() for song, value in zip(SONGS, row, strict=True)]
-    users, items, values = (list(column) for column in zip(*cells, strict=True))
-    return scene_of(users, items, values)
+    people, titles, ratings = song_ratings()
+    return scene_of(people, titles, ratings.tolist())
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,13 @@ def test_walkers_are_in_the_masks_of_a_clip_and_not_in_its_background(
     walked = drawn.masks
     assert np.abs(background - truth)[walked].mean() < 0.5 * np.abs(drawn.frames / 255 - truth)[walked].mean()
     assert mask[walked].mean() > 5 * mask[~walked].mean()
-    assert result.details["figures"]["plain_svd_relative_error"] > 0
+    figures = result.details["figures"]
+    assert figures["plain_svd_relative_error"] > 0
+    # The mask is written as it is told: black or white, a pixel each.
+    assert figures["moving_share"] == pytest.approx((mask > 0.5).mean(), abs=1e-12)
+    _, rows = factors_of(context, str(result.model_version), "row")
+    lengths = np.linalg.norm(rows, axis=0)
+    assert figures["leading_singular_values"] == np.sum(lengths >= 0.01 * lengths.max())
 
 
 def test_topics_of_a_table_of_counts_are_the_planted_words(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from factorlake.types import FloatMatrix
 
-from .plan import ArrayRows, joined
+from .plan import ArrayRows
 
 H = TypeVar("H")
 T = TypeVar("T")
@@ -81,9 +82,20 @@ class LocalRowPlan:
         return ArrayRows(array, self.block_ptr)
 
     def map_rows(self, work: NewMatrixRows[T], *held: ArrayRows | CsrRows) -> tuple[ArrayRows, list[T]]:
-        """See ``RowPlan``."""
-        made = self.look(work, *held)
-        return self.hold(joined([rows for rows, _ in made])), [told for _, told in made]
+        """See ``RowPlan``. A block's new rows go to their place at once, so that they are in memory but once."""
+        whole: list[FloatMatrix] = []
+        first_made = Lock()
+
+        def place(first_row: int, *own: FloatMatrix | csr_array) -> T:
+            rows, told = work(first_row, *own)
+            with first_made:
+                if not whole:
+                    whole.append(np.empty((int(self.block_ptr[-1]), rows.shape[1]), rows.dtype))
+            whole[0][first_row : first_row + len(rows)] = rows
+            return told
+
+        told = self.look(place, *held)
+        return self.hold(whole[0]), told
 
     def look(self, work: LookAtRows[T], *held: ArrayRows | CsrRows) -> list[T]:
         """See ``RowPlan``."""

@@ -19,6 +19,8 @@ from factorlake.reporting.text import count, figure, share
 from factorlake.spark.task_farm import mapped
 
 TOLERANCE = 1e-7
+LEADING = 0.01
+"""Share of the largest singular value from which one counts as leading: in what a camera took, noise has the rest."""
 CELLS_AT_ONCE = 100_000
 SPARSE_SCHEMA = "row_id string, column_id string, value float"
 
@@ -70,6 +72,12 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
             for one in found.trace
         )
         drawn = matrix.draw_separation(found, settings.mask_level)
+        leading = int(np.sum(found.singular_values >= LEADING * found.singular_values[:1]))
+        figures["leading_singular_values"] = float(leading)
+        moving: tuple[tuple[str, str], ...] = ()
+        if drawn.moving_share is not None:
+            figures["moving_share"] = drawn.moving_share
+            moving = (("pixels in the mask of the foreground", share(drawn.moving_share, 1)),)
         return Decomposed(
             rows=matrix.row_frame(found.left, np.ones(found.rank)),
             columns=matrix.column_frame(found.right),
@@ -80,7 +88,9 @@ def run(context: Context, source: Source, workspace: str) -> Decomposed:
             facts=(
                 ("rows × columns", f"{count(matrix.shape[0])} × {count(matrix.shape[1])}"),
                 ("rank of the low-rank part", count(found.rank)),
+                (f"of it singular values above {share(LEADING, 1)} of the largest", count(leading)),
                 ("cells of the sparse part", f"{count(found.nonzeros)} ({share(found.nonzeros, cells)})"),
+                *moving,
                 ("‖D − L − S‖ / ‖D‖", f"{found.residual:.2e}"),
                 ("λ", figure(found.sparsity, 6)),
                 ("iterations", f"{count(found.iterations)}, ended by: {found.stopped}"),

@@ -34,6 +34,8 @@ class Drawn:
     pictures: Mapping[str, FloatMatrix] = field(default_factory=dict)
     clips: Mapping[str, FloatMatrix] = field(default_factory=dict)
     plates: Mapping[str, Plate] = field(default_factory=dict)
+    moving_share: float | None = None
+    """Of a clip's pixels in all its frames, those in the mask of the foreground."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class OpenMatrix:
         clips = {name: matrix_clip(part, self.frame_shape) for name, part in parts.items()}
         original = matrix_clip(self.held.whole(), self.frame_shape)
         plate = separation_plate(original, clips["background"], clips["foreground"], clips["mask"])
-        return Drawn(clips=clips, plates={"contact_sheet": plate})
+        return Drawn(clips=clips, plates={"contact_sheet": plate}, moving_share=np.count_nonzero(mask) / mask.size)
 
 
 def _names(ids: pa.Array | None, n: int) -> pa.Array:
