@@ -115,7 +115,8 @@ class OpenMatrix:
         clips = {name: matrix_clip(part, self.frame_shape) for name, part in parts.items()}
         original = matrix_clip(self.held.whole(), self.frame_shape)
         plate = separation_plate(original, clips["background"], clips["foreground"], clips["mask"])
-        return Drawn(clips=clips, plates={"contact_sheet": plate}, moving_share=float(np.count_nonzero(mask) / mask.size))
+        moving_share = float(np.count_nonzero(mask) / mask.size)
+        return Drawn(clips=clips, plates={"contact_sheet": plate}, moving_share=moving_share)
 
 
 def _names(ids: pa.Array | None, n: int) -> pa.Array:
