@@ -35,7 +35,7 @@ from benchmarks.result import finish
 from factorlake.config.loader import load_settings
 from factorlake.config.settings import SparkSettings
 from factorlake.evaluation.ranking import ranking_metrics
-from factorlake.evaluation.splits import leave_last_out
+from factorlake.evaluation.splits import last_n_out
 from factorlake.ml.params import SPARKS_INIT_SCALE
 from factorlake.models.als import train
 from factorlake.models.blocks import order_ids
@@ -234,7 +234,7 @@ def last_film_split(ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         pd.Index(user_ids).get_indexer(pd.Index(ratings["user"])),
         pd.Index(item_ids).get_indexer(pd.Index(ratings["item"])),
     )
-    held = leave_last_out(u, i, ratings["ts"].to_numpy())
+    held = last_n_out(u, i, ratings["ts"].to_numpy())
     return ratings[~held], ratings[held]
 
 

@@ -1,7 +1,7 @@
 """Judge a candidate on events it has not seen, beside baselines.
 
-Reads interactions, the candidate's factors, the published ones.
-Writes evaluation, models.
+Reads interactions, the candidate's factors, the published ones, tables that are handed in.
+Writes evaluation, calibrations, models.
 The same as `factorlake evaluate`.
 """
 

@@ -63,7 +63,7 @@ display(figure)
 # COMMAND ----------
 
 # DBTITLE 1,What the model is worth beside the baselines
-display(spark.read.format("delta").load(lake.own("evaluation")))
+display(spark.read.format("delta").load(lake.own("evaluation")).where("slice is null"))
 
 # COMMAND ----------
 

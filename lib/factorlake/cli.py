@@ -186,7 +186,6 @@ _plain("ingest", "Take new files of the log into raw_events, each record once.")
 _plain("attributes", "Take names and attributes of users and items.")
 _plain("train", "Train a candidate model on the accepted events.")
 _plain("sgd", "Train a candidate on ratings by stochastic gradients, plain or Adam.")
-_on_a_model("evaluate", "Judge a candidate on events it has not seen, beside baselines.")
 _on_a_model("recommend", "Write a candidate's top-k lists.")
 
 
@@ -201,6 +200,40 @@ def validate(
 ) -> None:
     """Accept or quarantine each new record; refuse batches out of their limits."""
     raise typer.Exit(_job("validate", config, overrides, dry_run, print_config, quiet, accept=accept))
+
+
+class Peer(StrEnum):
+    """Packages whose model `evaluate` trains and judges beside ours."""
+
+    pyspark_ml = "pyspark_ml"
+
+
+@app.command()
+def evaluate(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    model: Model = None,
+    recommendations: Annotated[
+        list[str] | None,
+        typer.Option("--recommendations", help="Also judge this table: user_id, item_id, rank or score. Repeatable."),
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="What to call that table; repeat in the tables' order.")
+    ] = None,
+    compare: Annotated[
+        list[Peer] | None, typer.Option("--compare", help="Also train and judge another package's model.")
+    ] = None,
+) -> None:
+    """Judge a candidate on events it has not seen, beside baselines and whatever tables are handed in."""
+    others = {
+        "recommendations": list(recommendations or ()),
+        "names": list(name or ()),
+        "compare": [peer.value for peer in compare or ()],
+    }
+    raise typer.Exit(_job("evaluate", config, overrides, dry_run, print_config, quiet, model=model, **others))
 
 
 @app.command()

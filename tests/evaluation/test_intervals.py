@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from factorlake.errors import ConfigError, NumericalError
-from factorlake.evaluation.intervals import mean_interval, paired_interval, ratio_interval
-from factorlake.evaluation.rating_error import errors_from_sums, rating_errors
+from factorlake.evaluation.intervals import interval_from_parts, mean_interval, paired_interval, ratio_interval
+from factorlake.evaluation.rating_error import UserErrors, errors_from_sums, rating_errors
 
 # Two float64 evaluations of the same short formula.
 ROUNDING = 1e-10
@@ -69,6 +69,37 @@ def test_ratio_interval_of_equal_denominators_is_the_mean_interval() -> None:
     values = np.random.default_rng(6).random(30)
     ratio, mean = ratio_interval(3 * values, np.full(30, 3)), mean_interval(values)
     assert (ratio.value, ratio.lower, ratio.upper) == pytest.approx((mean.value, mean.lower, mean.upper), rel=ROUNDING)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e6])
+def test_an_interval_from_parts_is_that_of_all_figures(shift: float) -> None:
+    rng = np.random.default_rng(8)
+    values = shift + rng.exponential(size=500)
+    parts = np.split(values, [3, 3, 4, 90, 400])
+    sums = [float(part.sum()) for part in parts]
+    squares = [float(((part - part.mean()) ** 2).sum()) if len(part) else 0.0 for part in parts]
+    joined, whole = interval_from_parts([len(part) for part in parts], sums, squares), mean_interval(values)
+    # Far from 0 a mean has an error of its size times 2⁻⁵³ for each addition, and so have deviations from it.
+    close = pytest.approx((whole.value, whole.lower, whole.upper), rel=ROUNDING)
+    assert (joined.value, joined.lower, joined.upper) == close
+    assert joined.n == 500
+
+
+def test_equal_figures_in_parts_have_no_width() -> None:
+    same = interval_from_parts([3, 2], [3 * 0.25, 2 * 0.25], [0.0, 0.0])
+    assert (same.lower, same.upper, same.n) == (0.25, 0.25, 5)
+
+
+def test_parts_without_a_figure_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one user"):
+        interval_from_parts([0, 0], [0.0, 0.0], [0.0, 0.0])
+    with pytest.raises(ConfigError, match="parts differ"):
+        interval_from_parts([1, 1], [0.0, 0.0], [0.0])
+
+
+def test_sums_of_users_leave_out_what_was_not_predicted() -> None:
+    sums = UserErrors.of_rows(np.array([0, 0, 2]), np.array([3.0, math.nan, 5.0]), np.array([4.0, 4.0, 2.0]), 3)
+    assert [column.tolist() for column in sums] == [[1.0, 0.0, 9.0], [1.0, 0.0, 3.0], [1, 0, 1], [2, 0, 1]]
 
 
 def test_one_user_says_nothing_of_the_spread() -> None:

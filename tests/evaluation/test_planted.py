@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from factorlake.errors import ConfigError, NumericalError
 from factorlake.evaluation.baselines import popularity_lists, popularity_order
@@ -179,3 +181,38 @@ def test_a_list_with_a_seen_item_is_refused() -> None:
 def test_an_empty_population_is_refused(users: int, items: int, rank: int) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         PlantedTaste.make(users, items, rank=rank)
+
+
+def test_the_inferred_taste_is_where_a_general_optimiser_ends() -> None:
+    taste = PlantedTaste.make(40, 60, rank=3, seed=5)
+    users, items = taste.sample_pairs(400)
+    ptr = np.searchsorted(users, np.arange(41))
+    found = taste.inferred_scores(ptr, items)
+    q, popularity = taste.strength * taste.item_taste.astype(np.float64), taste.log_popularity.astype(np.float64)
+    for user in (0, 7, 39):
+        chosen = np.isin(np.arange(60), items[ptr[user] : ptr[user + 1]])
+
+        def minus_log_density(unknown: NDArray[np.float64], chosen: NDArray[np.bool_] = chosen) -> float:
+            rate = np.exp(q @ unknown[:3] + unknown[3] + popularity)
+            told = np.log1p(-np.exp(-rate[chosen])).sum() - rate[~chosen].sum()
+            return float(0.5 * unknown[:3] @ unknown[:3] - told)
+
+        best = minimize(minus_log_density, np.zeros(4), method="BFGS", options={"gtol": 1e-9})
+        # BFGS takes differences for derivatives, which leaves it some 1e-5 off.
+        np.testing.assert_allclose(found[user], q @ best.x[:3] + popularity, atol=1e-3)
+
+
+def test_the_inferred_taste_nears_the_planted_one_with_more_items_and_is_popularity_without_any() -> None:
+    taste = PlantedTaste.make(60, 2000, rank=3, seed=6, activity_spread=0.0)
+
+    def correlation(n_each: int) -> float:
+        users, items = taste.sample_pairs(60 * n_each)
+        found = taste.inferred_scores(np.searchsorted(users, np.arange(61)), items) - taste.log_popularity
+        planted = taste.scores(slice(0, 60)) - taste.log_popularity
+        return float(np.mean([np.corrcoef(found[u], planted[u])[0, 1] for u in range(60)]))
+
+    few, many = correlation(5), correlation(200)
+    assert few < many
+    assert many > 0.95
+    nobody = taste.inferred_scores(np.zeros(2, np.int64), np.zeros(0, np.int64))
+    np.testing.assert_array_equal(nobody[0], taste.log_popularity.astype(np.float64))

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from factorlake.errors import ConfigError
-from factorlake.evaluation.ranking import coverage, ranking_metrics
+from factorlake.evaluation.ranking import (
+    PADDING,
+    coverage,
+    mean_popularity,
+    novelty,
+    popularity_lift,
+    ranking_metrics,
+)
+from tests.reference import ranking as reference
 
 # Both sides sum at most ten terms of order 1 in float64: only the order of additions can differ.
 ROUNDING = 1e-12
@@ -20,30 +28,6 @@ ROUNDING = 1e-12
 def compressed(truths: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     ptr = np.cumsum([0, *map(len, truths)])
     return ptr, np.array([item for truth in truths for item in truth], dtype=np.int64)
-
-
-def slow_metrics(listed: list[int], truth: set[int], k: int) -> dict[str, float]:
-    """The definitions, word by word, for one user."""
-    dcg = ideal = precisions = 0.0
-    hits, first = 0, 0
-    for rank in range(1, k + 1):
-        if rank <= len(truth):
-            ideal += 1 / math.log2(rank + 1)
-        if listed[rank - 1] in truth:
-            hits += 1
-            dcg += 1 / math.log2(rank + 1)
-            precisions += hits / rank
-            first = first or rank
-    best = min(k, len(truth))
-    return {
-        f"ndcg@{k}": dcg / ideal,
-        f"recall@{k}": hits / len(truth),
-        f"recall_min@{k}": hits / best,
-        f"precision@{k}": hits / k,
-        f"map@{k}": precisions / best,
-        f"mrr@{k}": 1 / first if first else 0.0,
-        f"hit@{k}": 1.0 if hits else 0.0,
-    }
 
 
 def test_metrics_of_a_list_worked_by_hand() -> None:
@@ -91,7 +75,7 @@ def test_metrics_equal_the_definitions_written_as_loops(
     lists, truths, k = case
     figures = ranking_metrics(np.array(lists), *compressed(truths), k)
     for user, (listed, truth) in enumerate(zip(lists, truths, strict=True)):
-        for name, value in slow_metrics(listed, set(truth), k).items():
+        for name, value in reference.user_metrics(listed, set(truth), k).items():
             assert figures[name][user] == pytest.approx(value, abs=ROUNDING), name
 
 
@@ -105,6 +89,18 @@ def test_ndcg_equals_scikit_learn() -> None:
     for user in range(40):
         theirs = ndcg_score(relevant[user : user + 1], scores[user : user + 1], k=10)
         assert figures["ndcg@10"][user] == pytest.approx(theirs, abs=ROUNDING)
+
+
+def test_map_of_a_whole_ranking_equals_scikit_learns_average_precision() -> None:
+    rng = np.random.default_rng(4)
+    scores = rng.random((30, 25))
+    relevant = rng.random((30, 25)) < 0.3
+    relevant[:, 3] = True
+    lists = np.argsort(-scores, axis=1)
+    figures = ranking_metrics(lists, *compressed([list(np.flatnonzero(row)) for row in relevant]), 25)
+    for user in range(30):
+        theirs = average_precision_score(relevant[user], scores[user])
+        assert figures["map@25"][user] == pytest.approx(theirs, abs=ROUNDING)
 
 
 def test_a_shorter_cut_off_ignores_later_ranks() -> None:
@@ -146,3 +142,81 @@ def test_coverage_of_no_lists_is_zero() -> None:
 def test_coverage_refuses_an_item_outside_the_catalogue() -> None:
     with pytest.raises(ConfigError, match="names item 9"):
         coverage(np.array([[9]]), 4, 1)
+
+
+def test_novelty_and_popularity_lift_worked_by_hand() -> None:
+    # Of 8 users all chose item 0, two chose item 1, none chose item 2: 0, 2 and (as if one had) 3 bits.
+    popularity = np.array([8, 2, 0])
+    lists = np.array([[0, 1, 2], [1, -1, -1]])
+    assert novelty(lists, popularity, 8, 3) == pytest.approx([5 / 3, 2.0], abs=ROUNDING)
+    assert novelty(lists, popularity, 8, 2) == pytest.approx([1.0, 2.0], abs=ROUNDING)
+    # The first user's own items are chosen by 4 on average, the second's by 2.
+    own = np.array([4.0, 2.0])
+    assert popularity_lift(lists, popularity, own, 3) == pytest.approx([10 / 3 / 4, 1.0], abs=ROUNDING)
+
+
+def test_mean_popularity_of_nothing_is_zero() -> None:
+    means = mean_popularity(np.array([0, 2, 2, 3]), np.array([0, 1, 2]), np.array([5, 2, 1]))
+    assert means.tolist() == [3.5, 0.0, 1.0]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[list[int]], list[set[int]], int]:
+    """Lists of some users, what all users chose, and k. Each user chose and is listed something."""
+    k = draw(st.integers(1, 9))
+    items = st.integers(0, 11)
+    chosen = draw(st.lists(st.sets(items, min_size=1), min_size=1, max_size=7))
+    return [draw(st.lists(items, unique=True, min_size=1, max_size=k)) for _ in chosen], chosen, k
+
+
+@given(histories())
+@settings(max_examples=150, deadline=None)
+def test_novelty_and_lift_equal_the_definitions_written_as_loops(
+    case: tuple[list[list[int]], list[set[int]], int],
+) -> None:
+    lists, chosen, k = case
+    known = dict(enumerate(chosen))
+    counts = reference.popularity_of(known)
+    popularity = np.array([counts.get(item, 0) for item in range(12)])
+    padded = np.array([listed + [PADDING] * (k - len(listed)) for listed in lists])
+    own = mean_popularity(*compressed([sorted(items) for items in chosen]), popularity)
+    bits, lift = novelty(padded, popularity, len(chosen), k), popularity_lift(padded, popularity, own, k)
+    for user, listed in enumerate(lists):
+        assert bits[user] == pytest.approx(reference.novelty(listed, known, k), abs=ROUNDING)
+        assert lift[user] == pytest.approx(reference.popularity_lift(listed, chosen[user], known, k), rel=ROUNDING)
+
+
+def test_popularity_itself_has_the_least_novelty() -> None:
+    rng = np.random.default_rng(5)
+    popularity = rng.integers(0, 50, 40)
+    best = np.argsort(-popularity)[None, :10]
+    for _ in range(50):
+        other = rng.permutation(40)[None, :10]
+        assert novelty(best, popularity, 50, 10) <= novelty(other, popularity, 50, 10) + ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("lists", "popularity", "message"),
+    [
+        ([[0], [-1]], [1, 1], "user 1 has nothing listed"),
+        ([[2]], [1, 1], "names item 2"),
+        ([[0]], [-1, 1], "negative"),
+        ([[0]], [9, 1], "chosen by 9 users"),
+    ],
+)
+def test_lists_without_a_popularity_are_refused(lists: list[list[int]], popularity: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        novelty(np.array(lists), np.array(popularity), 5, 1)
+
+
+def test_users_without_known_items_have_no_lift() -> None:
+    with pytest.raises(ConfigError, match="user 1 has no known item"):
+        popularity_lift(np.array([[0], [0]]), np.array([3]), np.array([1.0, 0.0]), 1)
+    with pytest.raises(ConfigError, match="own_popularity"):
+        popularity_lift(np.array([[0], [0]]), np.array([3]), np.array([1.0]), 1)
+
+
+def test_no_lists_have_no_novelty_and_no_lift() -> None:
+    nobody = np.empty((0, 3), dtype=np.int64)
+    assert len(novelty(nobody, np.array([1]), 1, 3)) == 0
+    assert len(popularity_lift(nobody, np.array([1]), np.empty(0), 3)) == 0

@@ -12,7 +12,7 @@ from factorlake.evaluation.splits import (
     MICROSECONDS_PER_DAY,
     hash_split,
     holdout_cutoff,
-    leave_last_out,
+    last_n_out,
     time_split,
 )
 
@@ -106,7 +106,7 @@ def test_a_cutoff_of_no_events_is_refused() -> None:
         holdout_cutoff(np.empty(0, dtype=np.int64), 1)
 
 
-def test_leave_last_out_worked_by_hand() -> None:
+def test_last_n_worked_by_hand() -> None:
     events = [
         # user, item, time, held out
         (0, 3, 10, True),  # A pair goes with all its events,
@@ -118,32 +118,48 @@ def test_leave_last_out_worked_by_hand() -> None:
         (2, 1, 11, False),
     ]
     users, items, times, held = (np.array(column) for column in zip(*events, strict=True))
-    assert leave_last_out(users, items, times).tolist() == held.tolist()
+    assert last_n_out(users, items, times).tolist() == held.tolist()
+    # Of two last items the oldest item of a user stays all the same.
+    two = [True, False, True, False, True, False, False]
+    assert last_n_out(users, items, times, 2).tolist() == two
+    assert last_n_out(np.append(users, 0), np.append(items, 9), np.append(times, 1), 2).tolist() == [
+        True, True, True, False, True, False, False, False
+    ]  # fmt: skip
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)), max_size=30), st.randoms())
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 3)), max_size=30),
+    st.integers(1, 4),
+    st.randoms(),
+)
 @settings(deadline=None)
-def test_leave_last_out_takes_one_item_of_each_user_with_two_whatever_the_order(
-    events: list[tuple[int, int, int]], random: object
+def test_last_n_takes_the_last_items_of_each_user_but_the_oldest_whatever_the_order(
+    events: list[tuple[int, int, int]], n: int, random: object
 ) -> None:
     columns = np.array(events, dtype=np.int64).reshape(-1, 3)
-    held = leave_last_out(*columns.T)
+    held = last_n_out(columns[:, 0], columns[:, 1], columns[:, 2], n)
     for user in set(columns[:, 0].tolist()):
         mine = columns[:, 0] == user
-        pairs = {(int(t), int(i)) for _, i, t in columns[mine]}
-        expected = {max(pairs)[1]} if len({i for _, i in pairs}) > 1 else set()
+        latest: dict[int, int] = {}
+        for _, item, time in columns[mine].tolist():
+            latest[item] = max(time, latest.get(item, time))
+        newest_first = sorted(latest, key=lambda item: (latest[item], item), reverse=True)
+        expected = set(newest_first[:n]) - {newest_first[-1]}
         assert set(columns[held & mine, 1].tolist()) == expected
-        assert set(columns[mine & ~held, 1].tolist()) == {i for _, i in pairs} - expected
+        assert set(columns[mine & ~held, 1].tolist()) == set(latest) - expected
     order = np.arange(len(columns))
     random.shuffle(order)  # type: ignore[attr-defined]
-    assert (leave_last_out(*columns[order].T) == held[order]).all()
+    mixed = columns[order]
+    assert (last_n_out(mixed[:, 0], mixed[:, 1], mixed[:, 2], n) == held[order]).all()
 
 
-def test_leave_last_out_of_no_events_is_empty() -> None:
+def test_last_n_of_no_events_is_empty_and_of_no_items_refused() -> None:
     nothing = np.empty(0, dtype=np.int64)
-    assert len(leave_last_out(nothing, nothing, nothing)) == 0
+    assert len(last_n_out(nothing, nothing, nothing)) == 0
+    with pytest.raises(ConfigError, match="n must be at least 1"):
+        last_n_out(nothing, nothing, nothing, 0)
 
 
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ConfigError, match="lengths differ"):
-        leave_last_out(np.array([1]), np.array([1, 2]), np.array([1]))
+        last_n_out(np.array([1]), np.array([1, 2]), np.array([1]))

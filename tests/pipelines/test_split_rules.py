@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.evaluation.splits import hash_split, leave_last_out, time_split
+from factorlake.evaluation.splits import hash_split, last_n_out, time_split
 from factorlake.pipelines.holdout import split_events
 
 START = datetime(2025, 3, 3, tzinfo=UTC)
@@ -24,7 +24,7 @@ def order_of(hashes: pd.Series, ids: pd.Series) -> np.ndarray:
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("split", ["time", "leave_last_out", "hash"])
+@pytest.mark.parametrize("split", ["time", "last_1", "last_3", "last_99", "hash"])
 def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split: str) -> None:
     rng = np.random.default_rng(SEED)
     n = 400
@@ -45,19 +45,21 @@ def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split:
             "micros": F.unix_micros("event_time"),
         }
     )
-    known, held = split_events(frame, split, cutoff, 0.3, SEED)
+    rule, last_n = ("last_n", int(split[5:])) if split.startswith("last_") else (split, 1)
+    known, held = split_events(frame, rule, cutoff, 0.3, SEED, last_n)
     by_columns = {row["number"] for row in held.select("number").collect()}
     assert by_columns.isdisjoint(row["number"] for row in known.select("number").collect())
 
     rows = frame.toPandas().sort_values("number")
     by_arrays = {
         "time": lambda: time_split(rows["micros"].to_numpy(), int(cutoff.timestamp() * 1_000_000)),
-        "leave_last_out": lambda: leave_last_out(
+        "last_n": lambda: last_n_out(
             order_of(rows["user_hash"], rows["user_id"]),
             order_of(rows["item_hash"], rows["item_id"]),
             rows["micros"].to_numpy(),
+            last_n,
         ),
         "hash": lambda: hash_split(rows["user_hash"].to_numpy(), rows["item_hash"].to_numpy(), 0.3, SEED),
-    }[split]()
+    }[rule]()
     assert by_columns == set(np.flatnonzero(by_arrays).tolist())
     assert 0 < len(by_columns) < n

@@ -414,16 +414,48 @@ class DecomposeSettings(Section):
 class EvaluateSettings(Section):
     """How a candidate is judged."""
 
-    split: Literal["time", "leave_last_out", "hash"] = "time"
-    """time: events after the model's cut-off; leave_last_out and hash train a model of their own on the rest."""
+    split: Literal["time", "last_n", "hash", "given"] = "time"
+    """time: events after the model's cut-off judge it. The others train a model of their own on the rest: last_n holds
+    each user's last items out, hash a share of the pairs, given the pairs of `held_out`."""
+    last_n: int = Field(default=1, ge=1)
+    """last_n: items of each user that are held out; a user's oldest item never is."""
     test_share: Share = 0.2
     """hash: share of pairs held out."""
+    held_out: str | None = None
+    """given: the pairs that judge, with user_id, item_id and, where there is one, value (else 1): a Delta table, or
+    Parquet or CSV files."""
+    candidates: str | None = None
+    """Candidates by user (user_id, item_id), a table as `held_out`: each held-out item is then ranked among itself and
+    the candidates of its user alone, not among all items."""
+    columns: dict[str, str] = {}
+    """Names of user_id, item_id, value, rank and score in tables handed in, where they have others."""
     k: int = Field(default=10, ge=1)
     """Length of the lists that are judged."""
     max_users: int = Field(default=100_000, ge=1)
     """Most held-out users judged, chosen by hash."""
     margin: NotNegative = 0.01
     """A candidate is worse when the lower confidence bound of the paired per-user difference is under −margin."""
+    neighbours: int = Field(default=100, ge=0)
+    """Rankings: neighbours of an item in the baseline by item neighbours; 0 leaves that baseline out."""
+    clip: bool = True
+    """Explicit: predicted ratings are clipped to the least and greatest known rating."""
+    calibration: bool = False
+    """Rankings: find the probability that belongs to a score, which `recommend` then writes beside it."""
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_known(cls, columns: dict[str, str]) -> dict[str, str]:
+        known = ("user_id", "item_id", "value", "rank", "score")
+        for name in columns:
+            if name not in known:
+                raise ValueError(f"unknown column {name!r}; known are {', '.join(known)}")
+        return columns
+
+    @model_validator(mode="after")
+    def _given_has_its_table(self) -> EvaluateSettings:
+        if self.split == "given" and not self.held_out:
+            raise ValueError("split given needs `held_out`: the table of the pairs that judge")
+        return self
 
 
 class RecommendSettings(Section):

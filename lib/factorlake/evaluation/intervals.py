@@ -97,6 +97,38 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, level: float 
     return _around(ratio, above - ratio * below, float(below.mean()), level)
 
 
+def interval_from_parts(counts: ArrayLike, totals: ArrayLike, squares: ArrayLike, level: float = 0.95) -> Interval:
+    """Return `mean_interval` of figures that lie in parts, from three numbers of each part.
+
+    The squares are taken around each part's own mean, so that nothing is lost where figures differ little:
+    Σ (x − m)² = Σ_p squares_p + Σ_p n_p (m_p − m)². The result depends on how the figures are cut into parts, and on
+    the parts' order, in its last bits only, since sums of float64 do.
+
+    Parameters
+    ----------
+    counts : (n_parts,) figures in each part; a part without any adds nothing.
+    totals : (n_parts,) their sums.
+    squares : (n_parts,) their sums of squared differences from the part's mean.
+
+    Raises
+    ------
+    ConfigError : no figure in any part, lengths that differ, or `level` out of range.
+    NumericalError : a number is NaN or infinite.
+
+    Source: Chan, Golub, LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979.
+    """
+    numbers, sums, spread = _figures(counts, "counts"), _figures(totals, "totals"), _figures(squares, "squares")
+    if not len(numbers) == len(sums) == len(spread):
+        raise ConfigError(f"parts differ: {len(numbers)} counts, {len(sums)} totals, {len(spread)} squares")
+    n = int(numbers.sum())
+    if n < 1:
+        raise ConfigError("counts: an interval needs one figure for each of at least one user, got none")
+    filled = numbers > 0
+    mean = float(sums[filled].sum()) / n
+    between = numbers[filled] * (sums[filled] / numbers[filled] - mean) ** 2
+    return _with_ends(mean, n, float(spread[filled].sum() + between.sum()), 1.0, level)
+
+
 def _figures(values: ArrayLike, name: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
@@ -111,11 +143,14 @@ def _figures(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def _around(value: float, deviations: NDArray[np.float64], scale: float, level: float) -> Interval:
+    return _with_ends(value, len(deviations), float(np.dot(deviations, deviations)), scale, level)
+
+
+def _with_ends(value: float, n: int, squares: float, scale: float, level: float) -> Interval:
     if not 0 < level < 1:
         raise ConfigError(f"level must lie between 0 and 1, got {level}")
-    n = len(deviations)
     if n == 1:
         return Interval(value, -np.inf, np.inf, 1)
-    error = float(np.sqrt(np.dot(deviations, deviations) / (n - 1) / n)) / scale
+    error = float(np.sqrt(squares / (n - 1) / n)) / scale
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * error
     return Interval(value, value - half, value + half, n)

@@ -21,6 +21,11 @@ from factorlake.types import IntVector
 _SCORES_AT_ONCE = 1 << 22
 # Separate streams of one seed, so that drawing more of one thing changes nothing of another.
 _TASTE, _PAIRS, _STARS = 0, 1, 2
+_NEWTON_STEPS = 50
+_STILL = 1e-9
+"""A step shorter than this moves no score that float32 could tell."""
+_LARGEST_LOG_RATE = 6.0
+"""From exp(6) on an item is chosen but for one part in e⁴⁰⁰: larger rates tell nothing and would overflow."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,38 @@ class PlantedTaste:
                 pass
         return np.repeat(np.arange(self.n_users, dtype=np.int32), counts), items
 
+    def inferred_scores(self, ptr: IntVector, items: IntVector) -> NDArray[np.float64]:
+        """Return the log-odds of all items that some users' own items tell, with the items' tastes and popularity
+        known: the planted optimum of what a model can find out.
+
+        A user's items are those whose exponential clock of rate exp(s_ui) rings before the user is done, at τ_u, so
+
+            P(items) = Π_in (1 − exp(−τ exp s)) · Π_out exp(−τ exp s),      s_i = strength · p·q_i + log popularity_i.
+
+        The taste p, normal beforehand, and log τ are taken where their posterior density is highest; its logarithm is
+        concave in both, and Newton's steps find it. Held-out items count as not chosen, as any model sees them.
+
+        Parameters
+        ----------
+        ptr, items : what the users are known to have, compressed by row: ``items[ptr[u]:ptr[u + 1]]``, each once.
+
+        Returns
+        -------
+        (n_users, n_items) float64; of a user without items the popularity alone. No users give no rows.
+
+        Source: McCullagh and Nelder, Generalized Linear Models, 2nd edition 1989, section 4.3 (complementary log-log).
+        """
+        # The last column belongs to log τ, which is free.
+        design = np.concatenate(
+            [self.strength * self.item_taste.astype(np.float64), np.ones((self.n_items, 1))], axis=1
+        )
+        scores = np.empty((len(ptr) - 1, self.n_items))
+        for user in range(len(scores)):
+            chosen = np.zeros(self.n_items, bool)
+            chosen[items[ptr[user] : ptr[user + 1]]] = True
+            scores[user] = _most_likely(design, self.log_popularity.astype(np.float64), chosen)
+        return scores
+
     def expected_stars(self, users: IntVector | slice) -> NDArray[np.float32]:
         """Return 3.2 + 0.9 p_u·q_i + leniency_u + quality_i of these users and all items, in stars,
         unbounded."""
@@ -194,6 +231,49 @@ class PlantedTaste:
         expected = 3.2 + 0.9 * taste + self.leniency[users] + self.quality[items]
         noisy = expected + noise * rng.standard_normal(len(expected))
         return np.clip(np.round(2 * noisy) / 2, 1, 5).astype(np.float32)
+
+
+def _most_likely(
+    design: NDArray[np.float64], log_popularity: NDArray[np.float64], chosen: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the scores of all items at the highest posterior density of one user (see ``inferred_scores``)."""
+    if not chosen.any():
+        return log_popularity
+    prior = np.ones(design.shape[1])
+    prior[-1] = 0.0
+    unknown = np.zeros(design.shape[1])
+    unknown[-1] = np.log(chosen.sum())
+    value, gradient, curvature = _posterior(design, log_popularity, chosen, prior, unknown)
+    for _ in range(_NEWTON_STEPS):
+        step = np.linalg.solve((design.T * curvature) @ design + np.diag(prior), design.T @ gradient - prior * unknown)
+        while True:
+            moved = _posterior(design, log_popularity, chosen, prior, unknown + step)
+            # A concave function rises along Newton's direction, if not by the whole step; at the top by rounding only.
+            if moved[0] >= value or np.abs(step).max() < _STILL:
+                break
+            step /= 2
+        unknown = unknown + step
+        value, gradient, curvature = moved
+        if np.abs(step).max() < _STILL:
+            break
+    scores: NDArray[np.float64] = design[:, :-1] @ unknown[:-1] + log_popularity
+    return scores
+
+
+def _posterior(
+    design: NDArray[np.float64],
+    log_popularity: NDArray[np.float64],
+    chosen: NDArray[np.bool_],
+    prior: NDArray[np.float64],
+    unknown: NDArray[np.float64],
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Return the log density but for a constant, and its first and negative second derivative by each item's score."""
+    rate = np.exp(np.minimum(design @ unknown + log_popularity, _LARGEST_LOG_RATE))
+    odds = rate / np.expm1(rate)
+    value = np.where(chosen, np.log(-np.expm1(-rate)), -rate).sum() - 0.5 * np.sum(prior * unknown**2)
+    gradient = np.where(chosen, odds, -rate)
+    curvature = np.where(chosen, odds * (rate + odds - 1), rate)
+    return float(value), gradient, curvature
 
 
 def recovered_share(

@@ -1,4 +1,4 @@
-"""Ranking metrics of top-k lists, one figure per user, and coverage of the catalogue.
+"""Ranking metrics of top-k lists, one figure per user: hits, novelty, popularity; and coverage of the catalogue.
 
 Relevance is 0 or 1. r runs over ranks 1..k, hit(r) is 1 when the item at rank r is in the user's truth T.
 """
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError
 from factorlake.kernels.arrays import distinct
-from factorlake.types import IntVector
+from factorlake.types import FloatVector, IntVector
 
 PADDING = -1
 
@@ -100,6 +100,115 @@ def coverage(lists: NDArray[np.integer], n_items: int, k: int) -> float:
     if listed.size and (listed[0] < 0 or listed[-1] >= n_items):
         raise ConfigError(f"a list names item {int(listed[-1])}, but the catalogue has {n_items}")
     return len(listed) / n_items
+
+
+def novelty(lists: NDArray[np.integer], popularity: NDArray[np.number], n_users: int, k: int) -> NDArray[np.float64]:
+    """Return each user's mean self-information −log2(share of users that chose the item), in bits, over the listed
+    items among the first k.
+
+    An item that nobody chose counts as chosen by one user: log2(n_users) bits, the most there can be.
+
+    Parameters
+    ----------
+    lists : (n_lists, at least k) item positions, best first; −1 pads a short list and does not count.
+    popularity : (n_items,) how many distinct users chose each item.
+    n_users : how many users chose anything; no popularity exceeds it.
+    k : length of the lists that are judged.
+
+    Returns
+    -------
+    (n_lists,) float64, from 0 (everybody chose everything listed) to log2(n_users).
+
+    Raises
+    ------
+    ConfigError : a user with nothing listed (leave such users out: their mean is 0/0), a popularity that is negative
+        or above n_users, or shapes that do not fit.
+
+    Source: Zhou, Kuscsik, Liu, Medo, Wakeling, Zhang, PNAS 107(10) 2010 (self-information); Vargas and Castells,
+    RecSys 2011, name it expected free discovery, in its form without rank or relevance.
+    """
+    listed, counts = _listed(lists, popularity, k)
+    chosen = np.asarray(popularity, dtype=np.float64)
+    if (chosen > n_users).any() or (n_users < 1 and len(lists)):
+        raise ConfigError(f"an item was chosen by {chosen.max(initial=0):g} users, but there are {n_users} in all")
+    information = np.log2(float(max(n_users, 1))) - np.log2(np.maximum(chosen, 1.0))
+    return _listed_sums(lists[:, :k], listed, information) / counts
+
+
+def popularity_lift(
+    lists: NDArray[np.integer], popularity: NDArray[np.number], own_popularity: FloatVector, k: int
+) -> NDArray[np.float64]:
+    """Return, for each user, the mean popularity of the listed items among the first k over that of the items the user
+    is known to have.
+
+    1: as popular as what the user chooses by himself; 2: twice as popular.
+
+    Parameters
+    ----------
+    lists : (n_lists, at least k) item positions, best first; −1 pads a short list and does not count.
+    popularity : (n_items,) how many distinct users chose each item (any unit; 0 where nobody did).
+    own_popularity : (n_lists,) mean popularity of each user's own items (`mean_popularity`), in the same unit.
+    k : length of the lists that are judged.
+
+    Raises
+    ------
+    ConfigError : a user with nothing listed or with an own popularity that is not positive (leave such users out: they
+        have no ratio), a negative popularity, or shapes that do not fit.
+
+    Source: Abdollahpouri, Mansoury, Burke, Mobasher, RecSys 2020, whose popularity lift of a group is the ratio of two
+    means over its users, less 1; this is the ratio of one user, so that its mean has an interval over users.
+    """
+    listed, counts = _listed(lists, popularity, k)
+    own = np.asarray(own_popularity, dtype=np.float64)
+    if own.shape != (len(lists),):
+        raise ConfigError(f"own_popularity has the shape {own.shape}, but there are {len(lists)} lists")
+    if not (own > 0).all():
+        raise ConfigError(f"user {int(np.argmin(own > 0))} has no known item with a popularity: leave such users out")
+    return _listed_sums(lists[:, :k], listed, np.asarray(popularity, dtype=np.float64)) / counts / own
+
+
+def mean_popularity(ptr: IntVector, items: IntVector, popularity: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return the mean popularity of the items of each row.
+
+    Parameters
+    ----------
+    ptr, items : item positions compressed by row, each item once a row.
+    popularity : (n_items,) in any unit.
+
+    Returns
+    -------
+    (n_rows,) float64; 0 for a row without items, which `popularity_lift` refuses.
+    """
+    counts = np.diff(ptr)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    sums = np.bincount(rows, weights=np.asarray(popularity, dtype=np.float64)[items], minlength=len(counts))
+    return sums / np.maximum(counts, 1)
+
+
+def _listed(
+    lists: NDArray[np.integer], popularity: NDArray[np.number], k: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(n_lists, k): which places are filled; (n_lists,): how many are."""
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
+    if lists.ndim != 2 or lists.shape[1] < k:
+        raise ConfigError(f"lists must have at least k = {k} columns, got shape {lists.shape}")
+    if lists.size and lists[:, :k].max() >= len(popularity):
+        raise ConfigError(f"a list names item {int(lists[:, :k].max())}, but {len(popularity)} items have a popularity")
+    if not (np.asarray(popularity) >= 0).all():
+        raise ConfigError("a popularity is negative or not a number; it counts users")
+    listed = lists[:, :k] != PADDING
+    counts = listed.sum(axis=1)
+    if (counts < 1).any():
+        raise ConfigError(f"user {int(np.argmax(counts < 1))} has nothing listed: leave such users out")
+    return listed, counts
+
+
+def _listed_sums(
+    lists: NDArray[np.integer], listed: NDArray[np.bool_], figures: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum a figure of the items over each list. Padding asks for some item's figure, which the mask turns into 0."""
+    return np.where(listed, figures[lists] if len(figures) else 0.0, 0.0).sum(axis=1)
 
 
 def _hits(lists: NDArray[np.integer], n_truth: IntVector, truth_items: IntVector) -> NDArray[np.bool_]:

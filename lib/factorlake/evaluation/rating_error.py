@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,29 @@ from numpy.typing import NDArray
 from factorlake.errors import ConfigError, NumericalError
 from factorlake.evaluation.intervals import Interval, ratio_interval
 from factorlake.types import FloatVector, IntVector
+
+
+class UserErrors(NamedTuple):
+    """Sums of each user: ``squared`` Σ (r̂ − r)², ``absolute`` Σ |r̂ − r|, ``n`` ratings with a prediction and
+    ``n_asked`` ratings in all; (n_users,) each."""
+
+    squared: NDArray[np.float64]
+    absolute: NDArray[np.float64]
+    n: NDArray[np.int64]
+    n_asked: NDArray[np.int64]
+
+    @classmethod
+    def of_rows(cls, users: IntVector, predicted: FloatVector, actual: FloatVector, n_users: int) -> UserErrors:
+        """Return the sums of ratings given by row, NaN being no prediction. The rows' order is that of the sums."""
+        error = np.asarray(predicted, np.float64) - np.asarray(actual, np.float64)
+        has = ~np.isnan(error)
+        user, error = users[has], error[has]
+        return cls(
+            np.bincount(user, weights=error * error, minlength=n_users).astype(np.float64),
+            np.bincount(user, weights=np.abs(error), minlength=n_users).astype(np.float64),
+            np.bincount(user, minlength=n_users),
+            np.bincount(users, minlength=n_users),
+        )
 
 
 def rating_errors(

@@ -1,4 +1,4 @@
-"""Which events judge a model and which train it: by time, by each user's last item, by hash.
+"""Which events judge a model and which train it: by time, by each user's last items, by hash.
 
 Every rule depends on the contents of the log alone, never on the order of its rows, and is written so that
 the Spark layer follows it with columns; the docstrings give the expression. Users and items stand for
@@ -45,37 +45,43 @@ def time_split(times: NDArray[np.int64], cutoff: int) -> NDArray[np.bool_]:
     return np.asarray(times) > cutoff
 
 
-def leave_last_out(users: IntVector, items: IntVector, times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Hold out each user's last item: every event of the pair whose latest event is the user's latest.
+def last_n_out(users: IntVector, items: IntVector, times: NDArray[np.int64], n: int = 1) -> NDArray[np.bool_]:
+    """Hold out each user's last n items: every event of the pairs whose latest events are the user's latest.
 
-    All events of the pair go, or its answer would stand in the training part. Of items with equal latest
-    times the one greatest in position is taken. A user with a single item keeps it: nothing would be left to
-    know the user by.
+    All events of a pair go, or its answer would stand in the training part. Of items with equal latest times those
+    greatest in position are taken first. A user's oldest item always stays: nothing would be left to know the user by.
 
-    In columns, over one row a pair with ``last = max(event_time)``: held out is the row with ``row_number() =
-    1`` over ``PARTITION BY user_id ORDER BY last DESC, xxhash64(item_id) DESC, item_id DESC``, where
-    ``count(*)`` over the user is above 1.
+    In columns, over one row a pair with ``last = max(event_time)`` and ``place = row_number()`` over ``PARTITION BY
+    user_id ORDER BY last DESC, xxhash64(item_id) DESC, item_id DESC``: held out are the rows with ``place <= n`` and
+    ``place < count(*)`` over the user.
 
     Parameters
     ----------
     users, items : (n_events,) positions. times : (n_events,). May be empty.
+    n : at least 1.
 
     Raises
     ------
-    ConfigError : lengths differ.
+    ConfigError : lengths differ, or n below 1.
     """
     if not len(users) == len(items) == len(times):
         raise ConfigError(f"lengths differ: {len(users)} users, {len(items)} items, {len(times)} times")
+    if n < 1:
+        raise ConfigError(f"n must be at least 1, got {n}")
     if len(users) == 0:
         return np.zeros(0, dtype=bool)
-    order = np.lexsort((items, times, users))
-    last_row = np.append(users[order][1:] != users[order][:-1], True)
-    last_item = np.full(int(users.max()) + 1, -1, dtype=np.int64)
-    last_item[users[order][last_row]] = items[order][last_row]
-    held = items == last_item[users]
-    # A user all of whose events are held out has one item only.
-    has_more = np.bincount(users, weights=~held) > 0
-    return held & has_more[users]
+    stride = np.int64(items.max()) + 1
+    pair, of_event = np.unique(np.asarray(users, np.int64) * stride + items, return_inverse=True)
+    last = np.full(len(pair), np.iinfo(np.int64).min)
+    np.maximum.at(last, of_event, times)
+    owner = pair // stride
+    order = np.lexsort((pair, last, owner))
+    size = np.bincount(owner)
+    # Places count from a user's last pair, from 1.
+    place = np.empty(len(pair), np.int64)
+    place[order] = np.cumsum(size)[owner[order]] - np.arange(len(pair))
+    held = (place <= n) & (place < size[owner])
+    return held[of_event]
 
 
 def hash_split(

@@ -99,6 +99,17 @@ def write_demo_log(settings: DemoSettings, folder: Path) -> DemoLog:
     return result
 
 
+def read_planted(planted: Path) -> tuple[PlantedTaste, dict[str, int], dict[str, int]]:
+    """Return the tastes of planted.npz, and the position of each listener and each track in them."""
+    with np.load(planted, allow_pickle=False) as stored:
+        taste = PlantedTaste(
+            **{name: stored[name] if stored[name].ndim else stored[name].item() for name in _TASTE_FIELDS}
+        )
+        listener_at = {str(name): position for position, name in enumerate(stored["listener_ids"])}
+        track_at = {str(name): position for position, name in enumerate(stored["track_ids"])}
+    return taste, listener_at, track_at
+
+
 def planted_share_of(
     planted: Path,
     objective: Objective,
@@ -119,12 +130,7 @@ def planted_share_of(
     ------
     ConfigError : an id that the demo log does not have, or a seen track in a list.
     """
-    with np.load(planted, allow_pickle=False) as stored:
-        taste = PlantedTaste(
-            **{name: stored[name] if stored[name].ndim else stored[name].item() for name in _TASTE_FIELDS}
-        )
-        listener_at = {str(name): position for position, name in enumerate(stored["listener_ids"])}
-        track_at = {str(name): position for position, name in enumerate(stored["track_ids"])}
+    taste, listener_at, track_at = read_planted(planted)
     try:
         users = np.array([listener_at[name] for name in lists], dtype=np.int64)
         listed = np.full((len(lists), max(map(len, lists.values()), default=0)), -1, dtype=np.int64)

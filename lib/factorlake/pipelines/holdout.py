@@ -23,6 +23,7 @@ from factorlake.types import FloatMatrix
 VALIDATION_USERS = 2_000
 VALIDATION_K = 10
 ITEMS_AT_ONCE = 50_000
+PAIR = ["user_id", "item_id"]
 
 
 def cutoff_of(newest: datetime | None, holdout_days: float | None) -> datetime | None:
@@ -33,12 +34,12 @@ def cutoff_of(newest: datetime | None, holdout_days: float | None) -> datetime |
 
 
 def split_events(
-    events: DataFrame, split: str, cutoff: datetime | None, test_share: float, seed: int
+    events: DataFrame, split: str, cutoff: datetime | None, test_share: float, seed: int, last_n: int = 1
 ) -> tuple[DataFrame, DataFrame]:
     """Return (known, held out) events: the rules of factorlake.evaluation.splits as columns.
 
-    time: up to the cut-off and after it. leave_last_out: each user's last item, with all events of the pair. hash:
-    about ``test_share`` of the pairs. None depends on the order of rows.
+    time: up to the cut-off and after it. last_n: each user's last items, at most ``last_n`` and never the oldest, with
+    all events of their pairs. hash: about ``test_share`` of the pairs. None depends on the order of rows.
     """
     if split == "time":
         after = F.col("event_time") > F.lit(cutoff)
@@ -51,9 +52,13 @@ def split_events(
     by_user = Window.partitionBy("user_id")
     newest_first = by_user.orderBy(F.desc("last"), F.xxhash64("item_id").desc(), F.desc("item_id"))
     ranked = pairs.withColumn("n", F.row_number().over(newest_first)).withColumn("of", F.count(F.lit(1)).over(by_user))
-    last = ranked.where((F.col("n") == 1) & (F.col("of") > 1)).select("user_id", "item_id")
-    key = ["user_id", "item_id"]
-    return events.join(last, on=key, how="left_anti"), events.join(last, on=key, how="left_semi")
+    last = ranked.where((F.col("n") <= last_n) & (F.col("n") < F.col("of"))).select(*PAIR)
+    return without_pairs(events, last), events.join(last, on=PAIR, how="left_semi")
+
+
+def without_pairs(events: DataFrame, pairs: DataFrame) -> DataFrame:
+    """Return the events of none of these (user_id, item_id) pairs."""
+    return events.join(pairs.select(*PAIR), on=PAIR, how="left_anti")
 
 
 def chosen_by_hash(frame: DataFrame, n: int, total: int) -> DataFrame:
@@ -77,7 +82,7 @@ def epoch_metric(
         u = users.frame.select(F.col("id").alias("user_id"), F.col("position").alias("u"))
         i = items.frame.select(F.col("id").alias("item_id"), F.col("position").alias("i"))
         told = held if metric == "rmse" else held.where(F.col("value") > 0)
-        new = told.join(known.select("user_id", "item_id"), on=["user_id", "item_id"], how="left_anti")
+        new = without_pairs(told, known)
         placed = keep(new.join(u, on="user_id").join(i, on="item_id").select("user_id", "u", "i", "value"))
         try:
             n_users = placed.agg(F.countDistinct("u")).collect()[0][0]

@@ -73,7 +73,13 @@ JOBS = {
             (),
             ("decompositions", "models"),
         ),
-        Job("evaluate", "evaluate_model", "Judge a candidate beside baselines.", (), ("evaluation", "models")),
+        Job(
+            "evaluate",
+            "evaluate_model",
+            "Judge a candidate beside baselines.",
+            (),
+            ("evaluation", "calibrations", "models"),
+        ),
         Job("recommend", "recommend_top_k", "Write a candidate's lists.", (), ("candidates", "models")),
         Job(
             "publish",

@@ -99,7 +99,7 @@ def _stands(context: Context, versions: dict[str, int], lists: int) -> bool:
 def _tables(context: Context, row: Row) -> list[tuple[str, DataFrame, str]]:
     spark, lake, version = context.spark, context.lake, row["model_version"]
     factors = delta_io.read(spark, lake.candidate(version, "factors"))
-    lists = delta_io.read(spark, lake.candidate(version, "lists"))
+    lists = delta_io.with_columns_of(delta_io.read(spark, lake.candidate(version, "lists")), SCHEMAS["lists"])
     attributes = delta_io.read_or_empty(spark, lake.shared("item_attributes"), SCHEMAS["item_attributes"])
     names = attributes.select(F.col("id").alias("item_id"), F.col("name").alias("item_name"))
     sides = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from factorlake.config.settings import Settings
@@ -146,17 +146,22 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
     return tuple(batches), tuple(expectations)
 
 
-def _of_model(context: Context, table: str, version: str | None, kind: type, order: list[Any]) -> tuple[Any, ...]:
-    path = context.lake.own(table)
-    if version is None or not delta_io.exists(context.spark, path):
+def _of_model(
+    context: Context, table: str, version: str | None, kind: type, order: list[Any], wanted: Column | None = None
+) -> tuple[Any, ...]:
+    if version is None:
         return ()
-    rows = delta_io.read(context.spark, path).where(F.col("model_version") == version).orderBy(*order).collect()
+    frame = delta_io.read_or_empty(context.spark, context.lake.own(table), SCHEMAS[table])
+    of_model = frame.where(F.col("model_version") == version)
+    rows = (of_model if wanted is None else of_model.where(wanted)).orderBy(*order).collect()
     return records(kind, (row.asDict() for row in rows))
 
 
 def _latest_evaluation(context: Context, version: str | None) -> tuple[MetricRow, ...]:
-    rows = _of_model(context, "evaluation", version, MetricRow, ["recorded_at"])
-    return tuple({(row.split, row.name, row.metric): row for row in rows if row.name != "difference"}.values())
+    """The latest figure of each metric over all warm users; slices and differences stay in the table."""
+    rows = _of_model(context, "evaluation", version, MetricRow, ["recorded_at"], F.col("slice").isNull())
+    latest = {(row.split, row.name, row.metric): row for row in rows}
+    return tuple(row for row in latest.values() if not row.name.startswith("difference"))
 
 
 def _names(context: Context, frame: DataFrame) -> DataFrame:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError, FactorlakeError
 from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
@@ -73,7 +74,8 @@ def read(spark: SparkSession, path: str, version: int | None = None) -> DataFram
 
 
 def read_or_empty(spark: SparkSession, path: str, schema: TableSchema, *, pinned: bool = False) -> DataFrame:
-    """Return the table at ``path``, or a frame of its schema without rows when it does not exist yet.
+    """Return the table at ``path``, or a frame of its schema without rows when it does not exist yet. Columns that an
+    older table lacks are null.
 
     ``pinned``: the latest version by its number, which no later commit changes. Of a frame that is not pinned Spark
     throws away what is cached at every commit to its table, and computes it again from the table as it is then.
@@ -81,10 +83,17 @@ def read_or_empty(spark: SparkSession, path: str, schema: TableSchema, *, pinned
     latest = _find(spark, path)
     if latest is None:
         return spark.createDataFrame([], schema.fields)
-    if not pinned:
-        return latest
-    number = int(_history(spark, path, 1)[0]["version"])
-    return spark.read.format("delta").option("versionAsOf", number).load(path)
+    if pinned:
+        number = int(_history(spark, path, 1)[0]["version"])
+        latest = spark.read.format("delta").option("versionAsOf", number).load(path)
+    return with_columns_of(latest, schema)
+
+
+def with_columns_of(frame: DataFrame, schema: TableSchema) -> DataFrame:
+    """Return the frame with the schema's columns that it lacks, as nulls: a table written before they were thought
+    of."""
+    missing = {f.name: F.lit(None).cast(f.dataType) for f in schema.fields if f.name not in frame.columns}
+    return frame.withColumns(missing) if missing else frame
 
 
 def _history(spark: SparkSession, path: str, limit: int) -> list[Any]:
@@ -166,6 +175,8 @@ def _write(
     # The nonce tells this very commit from an earlier one of the same run that Delta takes for the same write.
     token = json.dumps({**(details or {}), "run_id": run_id, "app_id": app_id, "commit": uuid.uuid4().hex})
     writer = conform(frame, schema).write.format("delta").mode(mode).option("userMetadata", token)
+    # A table that is older than a column of the schema gets it; its rows have null there.
+    writer = writer.option("mergeSchema", "true")
     if app_id is not None:
         writer = writer.option("txnAppId", app_id).option("txnVersion", app_version)
     spark.conf.unset(LAST_COMMIT)

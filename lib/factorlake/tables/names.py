@@ -9,7 +9,7 @@ from factorlake.config.settings import SHARED_TABLES
 from factorlake.errors import ConfigError
 from factorlake.paths import has_scheme, resolved
 
-RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation")
+RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation", "calibrations")
 PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
 CANDIDATE_TABLES = ("factors", "lists")
 DECOMPOSITION_TABLES = ("row_factors", "column_factors", "sparse_cells", "trace")

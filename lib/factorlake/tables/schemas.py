@@ -38,6 +38,7 @@ _TYPES: dict[str, DataType] = {
     "binary": BinaryType(),
     "array<string>": ArrayType(StringType()),
     "array<float>": ArrayType(FloatType()),
+    "array<double>": ArrayType(DoubleType()),
     "map<string,string>": MapType(StringType(), StringType()),
     "map<string,bigint>": MapType(StringType(), LongType()),
     "map<string,double>": MapType(StringType(), DoubleType()),
@@ -282,8 +283,8 @@ _TABLES = [
         "One metric of one model on one split, baselines beside it.",
         """
         model_version string: The model under judgement.
-        split string: time, leave_last_out or hash.
-        name string: model, popularity, biases, mean or live (the published model on the same users).
+        split string: time, last_n, hash or given; with _sampled where given candidates were ranked.
+        name string: model, a baseline, live (the published model), or another's; difference:NAME is what model gains.
         metric string: Metric with its cut-off, such as ndcg@10.
         value double: Mean over users (RMSE, MAE: over pairs).
         lower double: Lower end of the 95 % confidence interval over users.
@@ -291,6 +292,21 @@ _TABLES = [
         n bigint: Users (or pairs) judged.
         recorded_at timestamp: When.
         run_id string: Run that judged it.
+        slice string: segment=S, activity=1 (fewest known pairs) to 10, category=C of held-out items, cold; or null.
+        """,
+        grows=True,
+    ),
+    _table(
+        "calibrations",
+        "What probability belongs to a score, of one model; the latest row of a model holds.",
+        """
+        model_version string: The model.
+        split string: Split whose lists it was found by.
+        scores array<double>: Scores of the knots, ascending.
+        probabilities array<double>: Probability that an item listed with that score is chosen; straight lines between.
+        n bigint: Listed items behind it.
+        recorded_at timestamp: When.
+        run_id string: Run that found it.
         """,
         grows=True,
     ),
@@ -315,6 +331,7 @@ _TABLES = [
         item_id string: The item.
         score float: x·y, plus the biases and the mean for explicit.
         source string: model, or popularity where the model knows nothing of the user.
+        probability float: Probability that the user chooses the item, where the model has been calibrated.
         """,
         skipped_by=("user_id",),
     ),
@@ -369,6 +386,7 @@ _TABLES = [
         source string: model, or popularity where the model knows nothing of the user.
         model_version string: Model that made the list.
         as_of timestamp: Newest event of that model's input.
+        probability float: Probability that the user chooses the item, where the model has been calibrated.
         """,
         skipped_by=("user_id", "as_of"),
     ),

@@ -1,0 +1,92 @@
+"""Our models made ready to be judged: the candidate, the live model, a model trained anew on the known part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from factorlake.errors import ConfigError
+from factorlake.models.blocks import number_of_blocks
+from factorlake.models.parameters import AlsParameters
+from factorlake.pipelines.context import Context
+from factorlake.pipelines.fit import als_parameters, fit
+from factorlake.pipelines.judging import LIVE, MODEL, Part
+from factorlake.pipelines.models import of_its_settings, trainer_of
+from factorlake.pipelines.train import item_factors_frame
+from factorlake.spark.exchange import Exchange
+from factorlake.spark.fold_in import fold_in
+from factorlake.spark.item_side import LoadedItems, load_items
+from factorlake.spark.pair_scores import score_pairs
+from factorlake.spark.scorer import score_top_k
+from factorlake.tables import delta_io, registry
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model: its items with the workers, and the numbers its users fold in with."""
+
+    name: str
+    items: LoadedItems
+    gram: NDArray[np.float64]
+    parameters: AlsParameters
+    n_items: int
+    n_blocks: int
+    answers_cold: bool = False
+
+    def fold(self, part: Part) -> DataFrame:
+        """Return (user_id, factor, bias) of a part's users, solved for what is known of them.
+
+        Every user who is judged by one of our models passes through here.
+        """
+        numbered = self.items.frame.withColumnRenamed("id", "item_id")
+        pairs = part.known.join(numbered, on="item_id", how="left")
+        return fold_in(pairs, self.items.shipped, self.gram, self.parameters, self.n_items, self.n_blocks)
+
+    def lists(self, part: Part, k: int) -> DataFrame:
+        """Return the best k unknown items of each user, with their scores."""
+        return score_top_k(self.fold(part), part.known, self.items.shipped, k, self.n_blocks)
+
+    def scores(self, part: Part) -> DataFrame:
+        """Return the scores of the pairs asked for; of an explicit model they are predicted ratings, also of users and
+        items that it does not know (μ and the biases there are)."""
+        return score_pairs(self.fold(part), part.asked_pairs(), self.items.shipped, self.n_blocks)
+
+
+def candidate(context: Context, row: Row, exchange: Exchange) -> Judged:
+    """Return the candidate as it was trained: on the events up to its cut-off."""
+    path = context.lake.candidate(row["model_version"], "factors")
+    items = delta_io.read(context.spark, path).where(F.col("side") == "item")
+    return _judged(context, MODEL, items, row, exchange)
+
+
+def published(context: Context, publication: Row, exchange: Exchange) -> Judged:
+    """Return the live model as its publication recorded it."""
+    version = publication["model_version"]
+    row = registry.model(context.spark, context.lake, version)
+    if row is None:
+        raise ConfigError(f"the published model {version} has no row in the models table; publish a new one by --force")
+    path = context.lake.published("item_factors", context.settings.publish.slot)
+    items = delta_io.read(context.spark, path, dict(publication["versions"])["item_factors"])
+    return _judged(context, LIVE, items.withColumnRenamed("item_id", "id"), row, exchange)
+
+
+def _judged(context: Context, name: str, items: DataFrame, row: Row, exchange: Exchange) -> Judged:
+    parameters = als_parameters(of_its_settings(context, row).settings)
+    gram = np.frombuffer(row["gram"], np.float64).reshape(row["rank"], row["rank"])
+    loaded = load_items(items, exchange, row["mean"])
+    return Judged(name, loaded, gram, parameters, row["n_items"], number_of_blocks(row["n_observed"]))
+
+
+def refit(context: Context, row: Row, known: DataFrame, exchange: Exchange) -> Judged:
+    """Train a model of its own on the known part of a split that is not by time."""
+    fitted = fit(context, known, row["model_version"], trainer_of(row))
+    try:
+        items = load_items(item_factors_frame(fitted, exchange, known), exchange, fitted.model.mean)
+    finally:
+        fitted.release()
+    n_blocks = number_of_blocks(fitted.n_observed)
+    return Judged(MODEL, items, fitted.model.item_gram, fitted.parameters, fitted.items.n_ids, n_blocks)
