@@ -237,6 +237,22 @@ def evaluate(
 
 
 @app.command()
+def tune(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    trials: Annotated[int | None, typer.Option("--trials", help="As tune.trials.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="As tune.out: the conf file to write.")] = None,
+) -> None:
+    """Search settings on held-out pairs of the accepted events, and write the best as a conf file."""
+    given = {"trials": trials, "out": out}
+    said = [f"tune.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    raise typer.Exit(_job("tune", config, [*(overrides or ()), *said], dry_run, print_config, quiet))
+
+
+@app.command()
 def publish(
     config: Config = None,
     overrides: Set = None,

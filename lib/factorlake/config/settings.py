@@ -458,6 +458,48 @@ class EvaluateSettings(Section):
         return self
 
 
+class TuneSettings(Section):
+    """How `tune` searches settings of `train` on a part of the known events. docs/evaluation.md tells how it goes."""
+
+    trials: int = Field(default=40, ge=1)
+    """Most trials, each one training."""
+    metric: Literal["auto", "ndcg", "recall", "rmse", "mae"] = "auto"
+    """What trials are judged by, on held-out pairs. auto: ndcg, and rmse where the objective is explicit."""
+    k: int = Field(default=20, ge=1)
+    """ndcg, recall: length of the lists."""
+    split: Literal["hash", "time", "last_n"] = "hash"
+    """What is held out of the events that `train` may know of (those up to train.holdout_days). hash: a share of the
+    pairs; time: the last days; last_n: each user's last items."""
+    folds: int = Field(default=1, ge=1, le=20)
+    """hash: with more than one, each pair is held out in one fold, and a trial trains once in each."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """hash with one fold: share of pairs held out."""
+    holdout_days: Positive | None = None
+    """time: length of what is held out; none: as train.holdout_days."""
+    last_n: int = Field(default=1, ge=1)
+    """last_n: items of each user that are held out; a user's oldest item never is."""
+    max_users: int = Field(default=20_000, ge=1)
+    """ndcg, recall: most users judged, chosen by hash."""
+    base_rank: int = Field(default=64, ge=1, le=4096)
+    """Rank at which the search begins; it is doubled from there as long as that helps."""
+    max_rank: int = Field(default=512, ge=1, le=4096)
+    """Highest rank tried."""
+    max_epochs: int = Field(default=16, ge=1)
+    """Most epochs of a trial, which ends earlier when its metric does not rise any more."""
+    max_minutes: Positive | None = None
+    """No trial starts later than this after the job did; the next run goes on from there. None: no limit."""
+    out: str | None = None
+    """Conf file to write; none: `tuned.yaml` in the recommender's folder."""
+
+    @model_validator(mode="after")
+    def _folds_are_by_hash(self) -> TuneSettings:
+        if self.folds > 1 and self.split != "hash":
+            raise ValueError(f"split {self.split} has one fold: set folds 1, or split hash")
+        if self.base_rank > self.max_rank:
+            raise ValueError(f"base_rank {self.base_rank} is above max_rank {self.max_rank}")
+        return self
+
+
 class RecommendSettings(Section):
     """The lists."""
 
@@ -533,6 +575,7 @@ class Settings(Section):
     sgd: SgdSettings = SgdSettings()
     decompose: DecomposeSettings = DecomposeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    tune: TuneSettings = TuneSettings()
     recommend: RecommendSettings = RecommendSettings()
     publish: PublishSettings = PublishSettings()
     spark: SparkSettings = SparkSettings()

@@ -80,6 +80,7 @@ JOBS = {
             (),
             ("evaluation", "calibrations", "models"),
         ),
+        Job("tune", "tune_als", "Search settings of a model on held-out pairs.", (), ("trials",)),
         Job("recommend", "recommend_top_k", "Write a candidate's lists.", (), ("candidates", "models")),
         Job(
             "publish",

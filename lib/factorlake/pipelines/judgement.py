@@ -83,7 +83,7 @@ def judge(context: Context, row: Row, task: Task, live: Row | None, others: Othe
             raters: list[Contender] = [*rankers, BiasModel(biases), MeanRating(biases.mean)]
             return Judgement(judge_ratings(context, raters, task, biases), None, told)
         rankers.append(Popularity(own, task.learnt))
-        neighbours = item_neighbours(context, task, version, exchange.by_file)
+        neighbours = item_neighbours(context, task, version, exchange)
         if neighbours is not None:
             until_done.callback(neighbours.release)
             rankers.append(neighbours)

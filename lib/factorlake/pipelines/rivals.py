@@ -19,9 +19,12 @@ from factorlake.pipelines.holdout import PAIR, without_pairs
 from factorlake.pipelines.judged import Judged
 from factorlake.pipelines.judging import NAMES, NEIGHBOURS, POPULARITY, Part, Task
 from factorlake.spark.compat import keep, remove_folder
+from factorlake.spark.exchange import Exchange
+from factorlake.spark.neighbour_scores import score_pairs_by_neighbours
 from factorlake.spark.neighbours import cosine_neighbours_frame, recommend_by_neighbours_frame
 from factorlake.spark.scorer import score_top_k
 
+MOST_NEIGHBOURS = 100_000_000
 MOST_MEETINGS = 20_000_000_000
 """Most products that the baseline by item neighbours may take: Σ_u n_u², as often as two items meet in a user."""
 
@@ -56,6 +59,8 @@ class ItemNeighbours:
     learnt: DataFrame
     rules: NeighbourRules
     workspace: str
+    exchange: Exchange
+    n_blocks: int
     name: str = NEIGHBOURS
     answers_cold: bool = False
 
@@ -69,43 +74,38 @@ class ItemNeighbours:
     def scores(self, part: Part) -> DataFrame:
         """Return the scores of the items asked for that a neighbour reaches."""
         near = cosine_neighbours_frame(self.learnt.sparkSession, self.learnt, "item", self.rules, self.workspace)
-        reached = near.where(F.col("similarity") > 0).select(
-            F.col("id").alias("item_id"), F.col("neighbour_id").alias("rated"), "similarity"
-        )
-        rated = part.known.select(
-            "user_id", F.col("item_id").alias("rated"), F.col("value").cast("float").alias("value")
-        )
-        met = part.asked_pairs().join(reached, on="item_id").join(rated, on=["user_id", "rated"])
-        products = F.array_sort(F.collect_list(F.col("similarity").cast("double") * F.col("value")))
-        total = F.aggregate(products, F.lit(0.0), lambda so_far, one: so_far + one)
-        return met.groupBy(*PAIR).agg(total.alias("score"))
+        return score_pairs_by_neighbours(near, part.known, part.asked_pairs(), self.exchange, self.n_blocks)
 
     def release(self) -> None:
         """Remove the files."""
         remove_folder(self.learnt.sparkSession, self.workspace)
 
 
-def item_neighbours(context: Context, task: Task, version: str, by_file: bool) -> ItemNeighbours | None:
+def item_neighbours(context: Context, task: Task, version: str, exchange: Exchange) -> ItemNeighbours | None:
     """Return the baseline by item neighbours; None, with a line that says so, where it would take too long.
 
-    The rule: Σ_u n_u² over the known pairs n_u of each user is at most MOST_MEETINGS. It also needs files that all
-    workers see (``by_file``).
+    The rule: Σ_u n_u² over the known pairs n_u of each user is at most MOST_MEETINGS, and where candidates are ranked,
+    for which all neighbours pass the driver, there are at most MOST_NEIGHBOURS. It needs files that all workers see.
     """
     n = context.settings.evaluate.neighbours
     if not n:
         return None
     by_user = task.learnt.groupBy("user_id").agg(F.count(F.lit(1)).cast("double").alias("n"))
     meetings = by_user.agg(F.sum(F.col("n") * F.col("n"))).collect()[0][0] or 0
+    why = None
     if meetings > MOST_MEETINGS:
-        context.progress(
-            f"neighbours: left out, since items meet {meetings:.3g} times in users (Σ n² over known pairs), more than "
-            f"{MOST_MEETINGS:.3g}"
-        )
+        why = f"items meet {meetings:.3g} times in users (Σ n² over known pairs), more than {MOST_MEETINGS:.3g}"
+    elif not exchange.by_file:
+        why = "blocks of items meet in files, which workers do not see here"
+    elif task.warm.candidates is not None:
+        entries = n * task.learnt.select("item_id").distinct().count()
+        if entries > MOST_NEIGHBOURS:
+            why = f"items have {entries:.3g} neighbours, more than {MOST_NEIGHBOURS:.3g}; lower evaluate.neighbours"
+    if why is not None:
+        context.progress(f"{NEIGHBOURS}: left out, since {why}")
         return None
-    if not by_file:
-        context.progress("neighbours: left out, since blocks of items meet in files, which workers do not see here")
-        return None
-    return ItemNeighbours(task.learnt, NeighbourRules(n=n), f"{context.lake.candidate_folder(version)}/neighbours")
+    workspace = f"{context.lake.candidate_folder(version)}/neighbours"
+    return ItemNeighbours(task.learnt, NeighbourRules(n=n), workspace, exchange, task.n_blocks)
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,52 @@ class Decomposition:
 
 
 @dataclass(frozen=True)
+class SearchTrial:
+    """One trial of a search for settings."""
+
+    number: int
+    stage: str
+    rank: int
+    regularization: float
+    weight: float | None
+    """α0, or α where the objective has one; None where it has neither."""
+    value: float
+    """NaN where the trial failed."""
+    best_epoch: int
+    seconds: float
+    reason: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for settings: what was tried, and what it is compared with."""
+
+    metric: str
+    larger_is_better: bool
+    protocol: str
+    """What judged the trials, in a few words."""
+    weight_name: str
+    """What ``SearchTrial.weight`` is."""
+    trials: tuple[SearchTrial, ...]
+    compared: tuple[tuple[str, float], ...]
+    """(name, value) on the same held-out pairs."""
+    facts: tuple[tuple[str, str], ...]
+    """(what, figure) of the result, in order."""
+    drawings: tuple[Drawing, ...] = ()
+
+    @property
+    def rank_curve(self) -> tuple[tuple[int, float], ...]:
+        """(rank, best value) of each rank that was tried, ranks ascending."""
+        best: dict[int, float] = {}
+        choose = max if self.larger_is_better else min
+        for trial in self.trials:
+            if np.isfinite(trial.value):
+                best[trial.rank] = choose(best.get(trial.rank, trial.value), trial.value)
+        return tuple(sorted(best.items()))
+
+
+@dataclass(frozen=True)
 class RunReport:
     """Everything a run reports. Parts that a run did not reach stay empty, and are then left out of the page.
 
@@ -232,6 +278,7 @@ class RunReport:
     versions: Mapping[str, int] = field(default_factory=dict)
     publication: Publication | None = None
     decomposition: Decomposition | None = None
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", masked_settings(self.settings))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from factorlake.reporting import account_sections, decomposition_sections, model_sections, run_sections
+from factorlake.reporting import (
+    account_sections,
+    decomposition_sections,
+    model_sections,
+    run_sections,
+    search_sections,
+)
 from factorlake.reporting.content import RunReport, beside_baseline
 from factorlake.reporting.markup import Html, join, name, tag
 from factorlake.reporting.style import CSS
@@ -17,6 +23,7 @@ SECTIONS: tuple[Callable[[RunReport], Html], ...] = (
     model_sections.recommendations,
     model_sections.quality,
     decomposition_sections.decomposition,
+    search_sections.search,
     account_sections.rows,
     account_sections.expectations,
     model_sections.training,

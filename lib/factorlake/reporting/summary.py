@@ -52,6 +52,7 @@ def render_summary(report: RunReport, width: int = 100, color: bool = False, htm
     )
     parts = [
         _decomposition(report),
+        _search(report),
         _accounting(report),
         _training(report),
         _metrics(report),
@@ -79,6 +80,22 @@ def _decomposition(report: RunReport) -> RenderableType | None:
         for number, topic in enumerate(found.topics[:SHOWN_TOPICS], start=1)
     ]
     return Group(facts, *topics)
+
+
+def _search(report: RunReport) -> RenderableType | None:
+    found = report.search
+    if found is None:
+        return None
+    metric = printable(found.metric, 20)
+    facts = _table(f"Search, {plural(len(found.trials), 'trial')} on {printable(found.protocol, 60)}", "", "")
+    for what, value in found.facts:
+        facts.add_row(_text(what), printable(value, 60))
+    for name, reached in found.compared:
+        facts.add_row(_text(f"{metric} of {name}"), figure(reached))
+    curve = _table("Rank curve", "rank", metric)
+    for rank, reached in found.rank_curve:
+        curve.add_row(count(rank), figure(reached))
+    return Group(facts, curve)
 
 
 def _accounting(report: RunReport) -> RenderableType | None:

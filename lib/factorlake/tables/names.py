@@ -9,7 +9,7 @@ from factorlake.config.settings import SHARED_TABLES
 from factorlake.errors import ConfigError
 from factorlake.paths import has_scheme, resolved
 
-RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation", "calibrations")
+RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation", "trials", "calibrations")
 PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
 CANDIDATE_TABLES = ("factors", "lists")
 DECOMPOSITION_TABLES = ("row_factors", "column_factors", "sparse_cells", "trace")
@@ -73,6 +73,16 @@ class Lake:
             raise ConfigError(f"{table!r} is no published table; those are {', '.join(PUBLISHED_TABLES)}")
         base = f"{self.root}/{self.recommender}"
         return f"{base}/{table}" if slot == "live" else f"{base}/slots/{slot}/{table}"
+
+    def search_folder(self, search_id: str) -> str:
+        """Folder of what a search for settings keeps while it lasts."""
+        if not VERSION.match(search_id):
+            raise ConfigError(f"{search_id!r} is no search")
+        return f"{self.root}/{self.recommender}/searches/{search_id}"
+
+    def tuned(self) -> str:
+        """Conf file that a search for settings writes where none is named."""
+        return f"{self.root}/{self.recommender}/tuned.yaml"
 
     def reports(self) -> str:
         return f"{self.root}/{self.recommender}/reports"

@@ -297,6 +297,36 @@ _TABLES = [
         grows=True,
     ),
     _table(
+        "trials",
+        "One trial of one search for settings.",
+        """
+        search_id string: The search: a hash of the events it reads, its settings and the seed.
+        trial int: Number from 1; 0: not searched, to compare with.
+        stage string: design, halving, refine, ranks or finish; given or baseline: compared with; chosen: the result.
+        settings string: Train settings of the trial as JSON.
+        point array<double>: Its place in the space that is searched, each in [0, 1].
+        rank int: Length of the factors.
+        regularization double: λ.
+        unobserved_weight double: α0; null where the objective has none.
+        alpha double: α, or null.
+        frequency_exponent double: ν.
+        max_epochs int: Most epochs it was given.
+        epochs int: Epochs it ran.
+        best_epoch int: Epoch with the best metric, from its own start.
+        metric string: What it was judged by.
+        value double: The metric at the best epoch, mean over folds; null where it failed.
+        standard_error double: Of that mean, over folds; null of one fold.
+        objective double: Training objective at the best epoch.
+        seconds double: Length of the trial.
+        started_from int: Trial whose factors it started from; null: from draws.
+        state string: done or failed.
+        reason string: Why it failed, or null.
+        recorded_at timestamp: When this row was written.
+        run_id string: Run that wrote it.
+        """,
+        grows=True,
+    ),
+    _table(
         "calibrations",
         "What probability belongs to a score, of one model; the latest row of a model holds.",
         """
