@@ -17,15 +17,15 @@ from pyspark.sql import SparkSession
 from factorlake.config.loader import build, load_settings
 from factorlake.errors import ConfigError
 from factorlake.models.als import train as train_model
-from factorlake.models.search import Space
+from factorlake.models.search import Proposal, Space, Trial
 from factorlake.models.trained import Snapshot
-from factorlake.models.trials import Outcome, TrialRunner, scales_of, search
+from factorlake.models.trials import TrialRunner, scales_of
 from factorlake.models.tuning import tune_ratings
 from factorlake.pipelines import train, tune
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters
 from factorlake.pipelines.models import selected_events
-from factorlake.pipelines.tune_folds import OpenFolds, fold_of_events, open_folds
+from factorlake.pipelines.tune_folds import fold_of_events, open_folds
 from factorlake.pipelines.tune_records import search_id_of
 from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMAS
@@ -207,29 +207,27 @@ def test_a_rank_that_does_not_fit_is_refused_where_the_plan_was_chosen(
 
 
 def test_trials_are_the_same_bits_in_every_plan_and_without_spark(spark: SparkSession, tmp_path: Path) -> None:
-    users, items, _ = planted_log(n_users=60, n_items=30)
     told = []
     for plan in ("local", "broadcast", "shuffle"):
-        context = context_of(spark, str(tmp_path / plan), {"plan": plan}, trials=4)
+        context = context_of(spark, str(tmp_path / plan), {"plan": plan})
         write_log(context)
         parameters = als_parameters(context.settings)
-        outcomes: list[Outcome] = []
         with _folds(context) as opened:
-            assert isinstance(opened, OpenFolds)
             assert {one.name for one in opened.opened} == {plan}
-            space = Space(parameters, scales_of(opened.folds[0].plan), 4, 8, max_epochs=1)
-            runner = TrialRunner(opened.folds, space, 4, context.settings.seed)
-            found = search(runner, on_trial=lambda _, outcome, kept=outcomes: kept.append(outcome))  # type: ignore[misc]
-        starts = [(trial.proposal.start, trial.proposal.rank) for trial in found.trials]
-        assert starts[1] == (1, 4)
-        assert starts[3][0] is not None
-        assert starts[3][1] == 8
-        told.append((found.trials, [outcome.objective for outcome in outcomes], found.parameters))
+            space = Space(parameters, scales_of(opened.folds[0].plan), 4, 8, max_epochs=2)
+            runner = TrialRunner(opened.folds, space, 1, context.settings.seed)
+            cold = Proposal(1, "design", tuple(space.point(parameters)), 4, 2, None)
+            first = runner.run(cold, [])
+            trials = [Trial(cold, first.value, first.best_epoch)]
+            # From the factors of half the rank.
+            second = runner.run(Proposal(2, "ranks", cold.point, 8, 1, 1), trials)
+        told.append([(one.value, one.best_epoch, one.objective) for one in (first, second)])
     assert told[0] == told[1] == told[2]
+    users, items, _ = planted_log(n_users=60, n_items=30)
     alone = tune_ratings(
-        users, items, None, parameters, 4, base_rank=4, max_rank=8, max_epochs=1, k=5, share=0.2, threads=2
+        users, items, None, parameters, 1, base_rank=4, max_rank=8, max_epochs=2, k=5, share=0.2, threads=2
     )
-    assert alone.trials == told[0][0]
+    assert list(alone.trials) == trials
 
 
 @pytest.mark.parametrize(
