@@ -482,7 +482,7 @@ class TuneSettings(Section):
     """ndcg, recall: most users judged, chosen by hash."""
     base_rank: int = Field(default=64, ge=1, le=4096)
     """Rank at which the search begins; it is doubled from there as long as that helps."""
-    max_rank: int = Field(default=512, ge=1, le=4096)
+    max_rank: int = Field(default=1024, ge=1, le=4096)
     """Highest rank tried."""
     max_epochs: int = Field(default=16, ge=1)
     """Most epochs of a trial, which ends earlier when its metric does not rise any more."""

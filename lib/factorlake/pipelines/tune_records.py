@@ -52,7 +52,7 @@ def train_settings_of(parameters: AlsParameters) -> dict[str, Any]:
             found["alpha"] = parameters.alpha
     elif parameters.has_biases:
         found["bias_regularization"] = parameters.bias_regularization
-    return found | {"epochs": parameters.epochs}
+    return found | {"epochs": parameters.epochs, "relaxation": parameters.relaxation}
 
 
 class SearchRecord:
@@ -147,6 +147,7 @@ def parameters_of(row: Row, start: AlsParameters) -> AlsParameters:
         "unobserved_weight": "alpha0",
         "alpha": "alpha",
         "bias_regularization": "bias_regularization",
+        "relaxation": "relaxation",
     }
     numbers = {ours: told[name] for name, ours in names.items() if name in told}
     return replace(start, rank=told["rank"], epochs=told["epochs"], **numbers)
