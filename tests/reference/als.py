@@ -83,7 +83,8 @@ def dense_objective(
         total += parameters.regularization * weight * float(np.sum(np.asarray(x[u], np.float64) ** 2))
     for i in range(len(y)):
         weight = ridge_weight(ratings, parameters, 1, i, len(x))
-        total += parameters.regularization * weight * float(np.sum(np.asarray(y[i], np.float64) ** 2))
+        ridge = parameters.regularization if parameters.item_regularization is None else parameters.item_regularization
+        total += ridge * weight * float(np.sum(np.asarray(y[i], np.float64) ** 2))
     if user_biases is not None and item_biases is not None:
         total += parameters.bias_regularization * float(
             np.sum(np.asarray(user_biases, np.float64) ** 2) + np.sum(np.asarray(item_biases, np.float64) ** 2)

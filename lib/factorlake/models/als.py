@@ -27,9 +27,10 @@ from .half_step import HalfStepTask, regularization_loss, turn_rows
 from .nonnegative_start import nonnegative_start
 from .parameters import AlsParameters
 from .plan import NewRows, Plan, R
+from .prior import Features, SidePrior, prior_rows
 from .problem import RowBlock
 from .state import SideState, State, all_pairs, side_state, solved_state
-from .systems import shared_part, user_system
+from .systems import UserSystem, shared_part, user_system
 from .threads import single_threaded_blas
 from .trained import Snapshot, Stopped, TraceRow, TrainedModel
 from .weighting import ridge_weights
@@ -53,6 +54,7 @@ def train(
     validate: Callable[[int, Snapshot[R]], float] | None = None,
     larger_is_better: bool = True,
     start: tuple[R, R] | None = None,
+    features: Features[R] | None = None,
 ) -> TrainedModel[R]:
     """Train a model on the data behind a plan.
 
@@ -66,24 +68,36 @@ def train(
         ``start``, starts at zero where it is a user's and with draws from (seed, hash of the id) where it is an
         item's. Biases start at zero and μ at the mean rating. Factors that must not be negative start from magnitudes;
         those of the Frobenius objective without ``start`` from leading singular vectors (``nonnegative_start``).
+    features : what is known of the rows beside the ratings; they then have a prior mean (``prior``).
 
     Raises
     ------
     NumericalError : factors or the objective are not finite, or a row cannot be solved.
+    ConfigError : features of factors that must not be negative.
     """
     with single_threaded_blas():
-        return _Training(plan, parameters, on_half_step).run(validate, larger_is_better, start)
+        return _Training(plan, parameters, on_half_step, features).run(validate, larger_is_better, start)
 
 
 class _Training(Generic[R]):
     """One run of the loop: its inputs and the trace so far."""
 
-    def __init__(self, plan: Plan[R], parameters: AlsParameters, on_half_step: Callable[[TraceRow], None] | None):
+    def __init__(
+        self,
+        plan: Plan[R],
+        parameters: AlsParameters,
+        on_half_step: Callable[[TraceRow], None] | None,
+        features: Features[R] | None,
+    ) -> None:
         self.plan = plan
         self.problem = plan.problem
         self.parameters = parameters
         self.on_half_step = on_half_step
         self.trace: list[TraceRow] = []
+        given: dict[Side, R | None] = {} if features is None else {"user": features.user, "item": features.item}
+        self.priors = {
+            side: SidePrior.of(plan, side, rows, parameters) for side, rows in given.items() if rows is not None
+        }
 
     def run(
         self,
@@ -166,10 +180,14 @@ class _Training(Generic[R]):
             if parameters.nonnegative:
                 np.abs(own, out=own)
             gram = None if parameters.pair_weight is None else block_gram(rows, block.first_row)
-            return rows, (gram, _ridge_part(block, rows, n_other, parameters))
+            return rows, (gram, _ridge_part(side, block, rows, n_other, parameters))
 
         rows, told = self.plan.map_rows(side, draw, *(() if given is None else (given,)))
-        return side_state(rows, told, parameters.width)
+        return self._with_prior(side, side_state(rows, told, parameters.width))
+
+    def _with_prior(self, side: Side, state: SideState[R]) -> SideState[R]:
+        """Return a side's state with its rows regressed on their features, where it has any."""
+        return self.priors[side].fit(self.plan, state) if side in self.priors else state
 
     def _half_step(self, epoch: int, side: Side, state: State[R], steps: int) -> tuple[State[R], TraceRow]:
         began = time.perf_counter()
@@ -181,7 +199,8 @@ class _Training(Generic[R]):
         if shared.basis is not None:
             # Both sides go into the eigenbasis of the fixed side's Gram matrix, where it is diagonal.
             rows, _ = self.plan.map_rows(_other(side), _turned(shared.basis), fixed.rows)
-            fixed = replace(fixed, rows=rows, gram=shared.gram)
+            prior = None if fixed.prior is None else fixed.prior @ shared.basis
+            fixed = replace(fixed, rows=rows, gram=shared.gram, prior=prior)
         task = HalfStepTask(
             side=side,
             parameters=self.parameters,
@@ -193,9 +212,13 @@ class _Training(Generic[R]):
             mean=state.mean,
             relaxation=self._relaxation(epoch),
             turn=shared.basis,
+            has_prior=own.prior is not None,
         )
-        rows, sums = self.plan.half_step(task, fixed.rows, None if solver == "exact" else own.rows)
-        solved = solved_state(rows, sums, self.parameters.width)
+        present = None if solver == "exact" else own.rows
+        if own.prior is not None:
+            present = self.priors[side].beside(self.plan, present, own.prior)
+        rows, sums = self.plan.half_step(task, fixed.rows, present)
+        solved = self._with_prior(side, solved_state(rows, sums, self.parameters.width))
         known = solved if tells_after else own
         pairs = all_pairs(solved, fixed, self.parameters) if tells_after else before
         observed = sum(one.observed_loss for one in sums)
@@ -203,7 +226,8 @@ class _Training(Generic[R]):
         mean, kernel_seconds = state.mean, sum(one.seconds for one in sums)
         if side == "item" and self.parameters.has_biases and self.problem.n_obs:
             if not tells_after:
-                _, sums_after = self.plan.half_step(replace(task, solver="residual"), fixed.rows, solved.rows)
+                look = replace(task, solver="residual", has_prior=False)
+                _, sums_after = self.plan.half_step(look, fixed.rows, solved.rows)
                 kernel_seconds += sum(one.seconds for one in sums_after)
             else:
                 sums_after = sums
@@ -249,14 +273,20 @@ class _Training(Generic[R]):
             if turn is not None:
                 rounded[:, :rank] = rotate_rows(rows[:, :rank], turn)
             gram = block_gram(rounded[:, :rank], block.first_row)
-            return rounded, (gram, _ridge_part(block, rounded, problem.n_users, parameters))
+            return rounded, (gram, _ridge_part("item", block, rounded, problem.n_users, parameters))
 
         items, told = self.plan.map_rows("item", round_once, state.item.rows)
-        fixed = side_state(items, told, rank)
+        fixed = self._with_prior("item", side_state(items, told, rank))
         gram = fixed.gram
         system = user_system(parameters, state.mean, gram, problem.n_items)
         turned, _ = self.plan.map_rows("item", lambda _, rows: (system.turn(rows), None), items)
-        solved_rows, sums = self.plan.half_step(system.task, turned, None)
+        user_weights = None
+        prior_of_users: R | None = None
+        if state.user.prior is not None:
+            user_weights = _rounded_weights(state.user.prior, turn, rank)
+            prior_of_users = self._prior_of_users(user_weights, system)
+        task = replace(system.task, has_prior=prior_of_users is not None)
+        solved_rows, sums = self.plan.half_step(task, turned, prior_of_users)
         users, _ = self.plan.map_rows(
             "user", lambda block, rows: (system.restore(rows, block.first_row), None), solved_rows
         )
@@ -264,6 +294,8 @@ class _Training(Generic[R]):
         pairs = all_pairs(solved, replace(fixed, gram=system.shared.gram), parameters)
         observed = sum(one.observed_loss for one in sums)
         ridge_part = solved.regularization_loss + fixed.regularization_loss
+        if user_weights is not None:
+            ridge_part += self.priors["user"].own_ridge(user_weights.astype(np.float64))
         self._tell(
             TraceRow(
                 epoch=epoch,
@@ -287,7 +319,15 @@ class _Training(Generic[R]):
             epochs=epoch,
             stopped=stopped,
             jitters=jitters + sum(one.jitters for one in sums),
+            user_feature_weights=user_weights,
+            item_feature_weights=None if fixed.prior is None else fixed.prior.astype(np.float32),
         )
+
+    def _prior_of_users(self, weights: NDArray[np.float32], system: UserSystem) -> R:
+        def lay(_: RowBlock, features: FloatMatrix) -> tuple[FloatMatrix, None]:
+            return system.turn(prior_rows(features, weights)), None
+
+        return self.plan.map_rows("user", lay, self.priors["user"].features)[0]
 
     def _tell(self, row: TraceRow) -> None:
         self.trace.append(row)
@@ -307,8 +347,16 @@ def _other(side: Side) -> Side:
     return "item" if side == "user" else "user"
 
 
-def _ridge_part(block: RowBlock, rows: FloatMatrix, n_other: int, parameters: AlsParameters) -> float:
-    ridge = parameters.regularization * ridge_weights(block.counts, n_other, parameters)
+def _rounded_weights(weights: NDArray[np.float64], turn: NDArray[np.float64] | None, rank: int) -> NDArray[np.float32]:
+    """Return A (n_features, width) in canonical form, as it is published."""
+    made = np.array(weights)
+    if turn is not None:
+        made[:, :rank] = weights[:, :rank] @ turn
+    return made.astype(np.float32)
+
+
+def _ridge_part(side: Side, block: RowBlock, rows: FloatMatrix, n_other: int, parameters: AlsParameters) -> float:
+    ridge = parameters.ridge_of(side) * ridge_weights(block.counts, n_other, parameters)
     return regularization_loss(rows, ridge, parameters)
 
 

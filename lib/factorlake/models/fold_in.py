@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ def fold_in_rows(
     values: NDArray[np.float32] | None,
     system: UserSystem,
     items: Fixed,
+    prior: FloatMatrix | None = None,
 ) -> FoldedRows:
     """Return each row's exact solution in float64, rounded once to float32.
 
@@ -45,6 +46,8 @@ def fold_in_rows(
         within a row. A row without ratings gets zeros. values None: every rating is 1.
     system : from `user_system`.
     items : `turned_items`, made once for any number of rows.
+    prior : (n_rows, width) prior rows of a model with features (`prior.prior_rows`); a row without ratings is its prior
+        row then.
 
     Raises
     ------
@@ -52,7 +55,8 @@ def fold_in_rows(
     """
     parameters = system.task.parameters
     block = RatingBlock(0, row_ptr, neighbours, values, np.zeros(len(row_ptr) - 1, np.int64))
-    solved, _ = solve_one_block(system.task, block, items, None)
+    task = replace(system.task, has_prior=prior is not None)
+    solved, _ = solve_one_block(task, block, items, None if prior is None else system.turn(prior))
     rows = system.restore(solved)
     rank = parameters.rank
     biases = np.ascontiguousarray(rows[:, rank]) if parameters.has_biases else None

@@ -17,6 +17,7 @@ from factorlake.kernels.observations import LongSums, long_sums
 from factorlake.kernels.row_solvers import SEGMENT
 from factorlake.types import FloatMatrix, FloatVector, RatingBlock, Side
 
+from .centre import centre_of_rows, sums_around, targets_around
 from .parameters import AlsParameters
 from .weighting import confidence_and_target, counts_of_rows, ridge_weights
 
@@ -43,6 +44,9 @@ class HalfStepTask:
     """ω: a solved row x goes on to x₀ + ω (x − x₀), x₀ its present factors; only with the solver cg is it not 1."""
     turn: NDArray[np.float64] | None = None
     """(width, width) basis of the fixed rows, into which the solved side's present rows are yet to be turned."""
+    has_prior: bool = False
+    """Whether rows have a prior mean. Their prior rows then stand behind their present ones, [x | p], or alone under
+    the solver exact."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,8 @@ def solve_one_block(
     ----------
     block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
-        exact or product, or nonnegative or hals from zeros.
+        exact or product, or nonnegative or hals from zeros. With ``task.has_prior`` (n_rows, 2 width), the prior rows
+        behind them, or the prior rows alone. A row without observations is its prior row.
     known : sums of the block's long rows, where its segments were summed beforehand; else they are summed here.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).
@@ -179,9 +184,24 @@ def solve_one_block(
     parameters = task.parameters
     confidence, target = confidence_and_target(block.values, parameters)
     weights = ridge_weights(counts_of_rows(block, parameters), task.n_other, parameters)
-    ridge = parameters.regularization * weights
-    if warm is not None and task.turn is not None:
-        warm = turn_rows(warm, task.turn)
+    ridge = parameters.ridge_of(task.side) * weights
+    own = [] if warm is None else np.split(warm, warm.shape[1] // parameters.width, axis=1)
+    if task.turn is not None:
+        own = [turn_rows(rows, task.turn) for rows in own]
+    prior = own.pop() if task.has_prior else None
+    warm = own[0] if own else None
+    centre = None
+    if prior is not None:
+        centre = centre_of_rows(prior, ridge, ridge_mask(parameters), task.base_diagonal, parameters)
+        if known is None:
+            # As plans sum them that sum them beforehand, to the same bits.
+            segments = segments_of(block.row_ptr)
+            parts = [block.neighbours[one.first : one.last] for one in segments]
+            each = [sum_segment(task, block, one, part, fixed) for one, part in zip(segments, parts, strict=True)]
+            known = known_sums(segments, each)
+        known = sums_around(known, centre)
+        target = targets_around(target, block.row_ptr, block.neighbours, fixed.factors, centre)
+        warm = None if warm is None else (warm - centre).astype(warm.dtype)
     solved = solve_block(
         row_ptr=block.row_ptr,
         neighbours=block.neighbours,
@@ -202,10 +222,16 @@ def solve_one_block(
     factors = solved.factors
     if warm is not None and task.relaxation != 1:
         factors = factors + factors.dtype.type(task.relaxation - 1) * (factors - warm)
+    from_prior = factors
+    if prior is not None and centre is not None:
+        factors = (factors + centre).astype(factors.dtype)
+        silent = np.diff(block.row_ptr) == 0
+        factors[silent] = prior[silent]
+        from_prior = factors - prior
     return factors, BlockSums(
         observed_loss=solved.observed_loss,
         residual_sum=solved.residual_sum,
-        regularization_loss=regularization_loss(factors, ridge, parameters),
+        regularization_loss=regularization_loss(from_prior, ridge, parameters),
         gram=None if parameters.pair_weight is None else block_gram(factors, block.first_row),
         jitters=solved.jitters,
         seconds=time.perf_counter() - began,

@@ -9,7 +9,7 @@ import numpy as np
 from factorlake.kernels.gram import gram_matrix
 from factorlake.kernels.half_step import solve_block
 from factorlake.kernels.objective import all_pairs_loss
-from factorlake.types import FloatMatrix, FloatVector, RatingBlock
+from factorlake.types import FloatMatrix, FloatVector, RatingBlock, Side
 
 from .half_step import prepare_fixed, regularization_loss
 from .parameters import AlsParameters
@@ -40,11 +40,15 @@ def objective_value(
         total += all_pairs_loss(gram_matrix(users), gram_matrix(items), parameters.pair_weight)
     fixed = prepare_fixed(parameters, mean, items)
     unused = np.zeros(parameters.width)
-    for blocks, rows, n_other in ((user_blocks, users, len(items)), (item_blocks, items, len(users))):
+    sides: tuple[tuple[Side, Sequence[RatingBlock], FloatMatrix, int], ...] = (
+        ("user", user_blocks, users, len(items)),
+        ("item", item_blocks, items, len(users)),
+    )
+    for side, blocks, rows, n_other in sides:
         for block in blocks:
             own = rows[block.first_row : block.first_row + block.n_rows]
             weights = ridge_weights(ridge_counts(block, parameters), n_other, parameters)
-            ridge = parameters.regularization * weights
+            ridge = parameters.ridge_of(side) * weights
             total += regularization_loss(own, ridge, parameters)
             if blocks is user_blocks:
                 confidence, target = confidence_and_target(block.values, parameters)

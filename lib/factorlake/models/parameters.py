@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from factorlake.errors import ConfigError
-from factorlake.types import Objective, Solver
+from factorlake.types import Objective, Side, Solver
 
 
 @dataclass(frozen=True)
 class AlsParameters:
     """Objective, rank, ridge and schedule of alternating least squares.
 
-    Implicit: Σ_S c (t − x·y)² + α0 Σ_all (x·y)² + λ (Σ_u w_u |x_u|² + Σ_i w_i |y_i|²), w = (n + κ·n_other)^ν.
+    Implicit: Σ_S c (t − x·y)² + α0 Σ_all (x·y)² + λ (Σ_u w_u |x_u|² + Σ_i w_i |y_i|²), w = (n + κ·n_other)^ν; items may
+    have a λ of their own.
     Explicit: Σ_S (r − μ − b_u − b_i − x·y)² + λ (Σ w |x|² + Σ w |y|²) + λ_b (Σ b_u² + Σ b_i²).
     Frobenius: Σ_all (r − x·y)² + λ (Σ w |x|² + Σ w |y|²), r = 0 where nothing is observed; non-negative factors only.
     """
@@ -22,6 +23,8 @@ class AlsParameters:
     rank: int = 32
     regularization: float = 0.01
     """λ."""
+    item_regularization: float | None = None
+    """λ of the items' ridge; None: that of the users."""
     nu: float = 1.0
     """ν, the exponent of a row's count in its ridge."""
     kappa: float | None = None
@@ -49,17 +52,21 @@ class AlsParameters:
     """Epochs without progress before training stops."""
     nonnegative: bool = False
     """Keep every factor at 0 or above, by coordinate descent; biases stay free. Such factors are never turned."""
+    feature_regularization: float = 1.0
+    """μ: as many average rows at zero stand beside the real ones where rows are regressed on their features."""
     double_precision: bool = False
     """Train in float64. The factors that come out are float32 either way."""
 
     def __post_init__(self) -> None:
         at_least = {
             "rank": 1, "regularization": 0, "nu": 0, "alpha0": 0, "bias_regularization": 0, "epochs": 1,
-            "init_scale": 0, "cg_steps": 1, "relaxation": 1, "patience": 1,
+            "init_scale": 0, "cg_steps": 1, "relaxation": 1, "patience": 1, "feature_regularization": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.item_regularization is not None and not self.item_regularization >= 0:
+            raise ConfigError(f"item_regularization must be at least 0, got {self.item_regularization}")
         if not self.relaxation < 2:
             raise ConfigError(f"relaxation must be less than 2, got {self.relaxation}: rows would move on for ever")
         if self.alpha is not None and not self.alpha > 0:
@@ -94,6 +101,12 @@ class AlsParameters:
     def pair_weight(self) -> float | None:
         """Weight of every pair's score in the objective; None where only observed pairs are in it."""
         return {"implicit": self.alpha0, "explicit": None, "frobenius": 1.0}[self.objective]
+
+    def ridge_of(self, side: Side) -> float:
+        """Return λ of one side."""
+        if side == "item" and self.item_regularization is not None:
+            return self.item_regularization
+        return self.regularization
 
     @property
     def has_biases(self) -> bool:

@@ -25,6 +25,8 @@ class SideState(Generic[R]):
     gram: NDArray[np.float64]
     """(width, width) Gram matrix of the rows; zeros for the explicit objective, which needs none."""
     regularization_loss: float
+    prior: NDArray[np.float64] | None = None
+    """(n_features, width) A, in the basis of the rows, where the side has features."""
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,10 @@ class TrainedModel(Snapshot[R]):
     """Why training ended: all epochs ran, or no more progress of the objective or the held-out metric."""
     jitters: int
     """Ridge jitters that indefinite systems took, over the whole training."""
+    user_feature_weights: NDArray[np.float32] | None = None
+    """(n_features, width) A: the prior row of a user is the sum of those of its features; None without features."""
+    item_feature_weights: NDArray[np.float32] | None = None
+    """The same of items. An item without ratings has its prior row for a factor."""
 
     @property
     def loss(self) -> float:
