@@ -66,7 +66,16 @@ SETTINGS: dict[str, dict[str, AlsParameters]] = {
         )
     },
     "lastfm-2k": {
-        "rank 64": AlsParameters(rank=64, regularization=0.3, kappa=0.01, alpha0=0.3, epochs=10, tolerance=None),
+        "rank 64": AlsParameters(
+            rank=64,
+            regularization=0.55,
+            alpha0=1.0,
+            alpha=1.0,
+            epochs=10,
+            init_scale=0.1,
+            relaxation=1.0,
+            tolerance=None,
+        ),
     },
     "embedded": {"rank 12": AlsParameters(rank=12, regularization=0.03, alpha0=0.1, epochs=12, tolerance=None)},
 }

@@ -165,19 +165,22 @@ def test_a_small_budget_is_spent_and_not_passed(budget: int) -> None:
 
 
 def test_failed_trials_cost_budget_and_nothing_else() -> None:
-    surface = Surface((0.4, 0.6, 0.5))
+    surface, reached = Surface((0.4, 0.6, 0.5)), []
+    for draw in range(5):
 
-    def run(proposal: Proposal) -> Trial:
-        broken = np.random.default_rng([3, proposal.number]).random() < 0.25
-        return Trial(proposal, math.nan) if broken else surface.run(proposal)
+        def run(proposal: Proposal, draw: int = draw) -> Trial:
+            broken = np.random.default_rng([draw, proposal.number]).random() < 0.25
+            return Trial(proposal, math.nan) if broken else surface.run(proposal)
 
-    trials = searched(space_of(), run)
-    assert len(trials) == BUDGET
-    assert any(trial.failed for trial in trials)
-    starts = {trial.proposal.start for trial in trials} - {None}
-    assert not any(trials[number - 1].failed for number in starts if number is not None)
-    best = best_cold(trials).proposal
-    assert surface.value(best.point, best.rank) > 0.95 * surface.value((0.4, 0.6, 0.5), best.rank)
+        trials = searched(space_of(), run)
+        assert len(trials) == BUDGET
+        assert any(trial.failed for trial in trials)
+        starts = {trial.proposal.start for trial in trials} - {None}
+        assert not any(trials[number - 1].failed for number in starts if number is not None)
+        best = best_cold(trials).proposal
+        reached.append(surface.value(best.point, best.rank) / surface.value((0.4, 0.6, 0.5), best.rank))
+    # Which trials fail is luck, and a quarter of the budget: on average as near as other tests ask of one search.
+    assert np.mean(reached) > 0.95
 
 
 def test_ranks_that_cannot_be_run_are_left_alone_after_one_try() -> None:
@@ -242,7 +245,7 @@ def test_a_point_is_where_its_settings_lie(start: dict[str, Any]) -> None:
 
 def test_units_of_the_space_do_not_depend_on_the_size_of_the_data() -> None:
     """Ten times the items for as many observations: all pairs together weigh the same, and so do ridges."""
-    point = (0.4, 0.6, 0.5)
+    point = (0.4, 0.6, 1.0)
     small, large = (Space(AlsParameters(), Scales(np.full(300, 20), np.full(n, 6000 // n), 1.0)) for n in (200, 2000))
     made = [space.parameters(point, 16, 4) for space in (small, large)]
     assert made[0].alpha0 * 300 * 200 == pytest.approx(made[1].alpha0 * 300 * 2000)

@@ -1,9 +1,9 @@
 """Features as a prior of factors: a row x is drawn around A f, f what is known of its id beside the ratings.
 
-λ Σ w |x|² becomes λ Σ w |x − Aᵀf|² + λ μ w̄ |A|², w̄ the mean of w: A (n_features, rank) is a ridge regression of the rows
-on their features, in which μ average rows at zero stand beside the real ones. It is solved anew after each half step of
-its side, so the objective falls as it does without. The bias of a row has a prior of the same kind, with λ_b and w = 1.
-An id without ratings is where its features put it.
+λ Σ w |x|² becomes λ Σ w |x − Aᵀf|² + λ μ w̄ |A|², w̄ the mean of w: A (n_features, rank) is a ridge regression of the
+rows on their features, in which μ average rows at zero stand beside the real ones. It is solved anew after each half
+step of its side, so the objective falls as it does without. The bias of a row has a prior of the same kind, with λ_b
+and w = 1. An id without ratings is where its features put it.
 
 Source: Agarwal and Chen, Regression-based latent factor models, KDD 2009 (here by alternating least squares).
 """

@@ -12,7 +12,7 @@ as if it had not been.
    best epoch is what training needs.
 
 The literature's advice (Rendle et al., RecSys 2022: λ with α0 at a modest rank, then the rank) is followed
-in units that do not depend on the data: α0 and κ over the density, λ by the mean ridge that it makes.
+in units that do not depend on the data: α0 over the density, λ by the mean ridge that it makes.
 """
 
 from __future__ import annotations
@@ -88,12 +88,15 @@ class Scales:
         return math.sqrt(means[0] * means[1])
 
 
-IMPLICIT = (Dimension("ridge", 0.2, 40.0), Dimension("unobserved", 0.3, 300.0), Dimension("offset", 0.3, 60.0))
-"""ridge: mean ridge over the mean weight; unobserved: α0 over density and mean weight; offset: κ over density."""
-CONFIDENCE = (Dimension("ridge", 0.2, 400.0), Dimension("alpha", 0.3, 300.0))
+EXPONENT = Dimension("exponent", 0.0, 1.0, is_log=False)
+"""ν."""
+IMPLICIT = (Dimension("ridge", 0.2, 40.0), Dimension("unobserved", 0.3, 300.0), EXPONENT)
+"""ridge: mean ridge over the mean weight; unobserved: α0 over density and mean weight. κ stays as it is given, α0 where
+it is not: it trades popular items for rare ones, in which one held-out part need not be like the next."""
+CONFIDENCE = (Dimension("ridge", 0.2, 400.0), Dimension("alpha", 0.3, 300.0), EXPONENT)
 """With α of Hu-Koren-Volinsky in place of α0."""
-EXPLICIT = (Dimension("ridge", 0.3, 60.0), Dimension("exponent", 0.0, 1.0, is_log=False), Dimension("bias", 0.3, 30.0))
-"""exponent: ν; bias: λ_b."""
+EXPLICIT = (Dimension("ridge", 0.3, 60.0), EXPONENT, Dimension("bias", 0.3, 30.0))
+"""bias: λ_b."""
 WITHOUT_BIASES = EXPLICIT[:2]
 
 
@@ -127,11 +130,7 @@ class Space:
         told = {one.name: one.at(place) for one, place in zip(self.dimensions, point, strict=True)}
         scales, made = self.scales, replace(self.start, rank=rank, epochs=epochs, relaxation=1.0)
         if "unobserved" in told:
-            made = replace(
-                made,
-                alpha0=told["unobserved"] * scales.density * scales.mean_weight,
-                kappa=told["offset"] * scales.density,
-            )
+            made = replace(made, alpha0=told["unobserved"] * scales.density * scales.mean_weight)
         if "alpha" in told:
             made = replace(made, alpha=told["alpha"])
         if "exponent" in told:
@@ -152,7 +151,6 @@ class Space:
         told = {
             "ridge": parameters.regularization * scales.mean_ridge(parameters) / weight,
             "unobserved": parameters.alpha0 / (scales.density * scales.mean_weight),
-            "offset": parameters.count_offset / scales.density,
             "alpha": parameters.alpha or 1.0,
             "exponent": parameters.nu,
             "bias": parameters.bias_regularization,
