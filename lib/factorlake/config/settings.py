@@ -255,6 +255,33 @@ class EarlyStopping(Section):
     """Epochs without progress before training stops."""
 
 
+class FeatureSettings(Section):
+    """Attributes as a prior of factors: what lies near what before there are events. docs/math.md has the equations."""
+
+    users: list[str] = []
+    """Attributes of users: category, segment, or keys of the features map of user_attributes."""
+    items: list[str] = []
+    """Attributes of items, likewise."""
+    separator: str = "|"
+    """What parts the values of one id in a text (genres `Comedy|Drama`); empty: a text is one value."""
+    max_values: int = Field(default=256, ge=1, le=4096)
+    """Most values of one attribute that count; the rarest are left out."""
+    bins: int = Field(default=8, ge=2, le=64)
+    """Ranges of an attribute that is a number."""
+    regularization: NotNegative = 1.0
+    """Ridge of the regression of factors on features: as many average rows at zero stand beside the real ones."""
+    silent_users: bool = True
+    """Whether users with attributes and without events get factors and lists."""
+    silent_items: bool = True
+    """Whether items with attributes and without events get factors, and may be listed."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> FeatureSettings:
+        if not self.users and not self.items:
+            raise ValueError("features name no attribute: name some of users or items, or leave train.features out")
+        return self
+
+
 class TrainSettings(Section):
     """The model and how it is trained. docs/math.md has the objective these names stand for."""
 
@@ -265,6 +292,8 @@ class TrainSettings(Section):
     """Length k of the factor vectors."""
     regularization: NotNegative = 0.01
     """λ of the ridge; 0 with the objective frobenius only."""
+    item_regularization: NotNegative | None = None
+    """λ of the items' ridge; none: the same."""
     frequency_exponent: NotNegative = 1.0
     """ν: the ridge of a row is scaled by (n + κ·n_other)^ν."""
     frequency_offset: NotNegative | None = None
@@ -291,6 +320,8 @@ class TrainSettings(Section):
     one. 1: just there."""
     nonnegative: bool = False
     """Keep every factor at 0 or above (by coordinate descent; `solver` stays at auto). Biases stay free."""
+    features: FeatureSettings | None = None
+    """Attributes that say where users and items lie; none: events alone do."""
     plan: PlanName = "auto"
     """local: the driver trains with threads; broadcast: Spark tasks solve blocks against a shipped side; shuffle: rows
     of both sides lie in files of the root, and each task reads those its blocks need. auto picks by size."""
@@ -319,6 +350,14 @@ class TrainSettings(Section):
             )
         if self.objective != "frobenius" and self.regularization == 0:
             raise ValueError(f"objective {self.objective} needs a regularization greater than 0")
+        if self.objective != "frobenius" and self.item_regularization == 0:
+            raise ValueError(f"objective {self.objective} needs an item_regularization greater than 0")
+        return self
+
+    @model_validator(mode="after")
+    def _features_have_signs(self) -> TrainSettings:
+        if self.features is not None and self.nonnegative:
+            raise ValueError("features need factors of either sign: leave out nonnegative or features")
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from factorlake.models.trained import TraceRow, TrainedModel
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.models import Trainer
 from factorlake.spark.sgd import fit_sgd_pairs
-from factorlake.spark.training import Fitted, Validation, fit_pairs
+from factorlake.spark.training import FitFeatures, Fitted, Validation, fit_pairs
 
 LEAST_RIDGE = 1e-6
 """λ that users are solved with where stochastic gradients had none: some rows have fewer ratings than factors."""
@@ -32,6 +32,7 @@ def als_parameters(settings: Settings) -> AlsParameters:
         objective=t.objective,
         rank=t.rank,
         regularization=t.regularization,
+        item_regularization=t.item_regularization,
         nu=t.frequency_exponent,
         kappa=t.frequency_offset,
         alpha0=t.unobserved_weight,
@@ -44,6 +45,7 @@ def als_parameters(settings: Settings) -> AlsParameters:
         solver=t.solver,
         cg_steps=t.cg_steps,
         nonnegative=t.nonnegative,
+        feature_regularization=1.0 if t.features is None else t.features.regularization,
         seed=settings.seed,
         tolerance=None if stop is None else stop.tolerance,
         patience=1 if stop is None else stop.patience,
@@ -79,6 +81,7 @@ def fit(
     *,
     on_half_step: Callable[[TraceRow], None] | None = None,
     validation: Validation | None = None,
+    features: FitFeatures | None = None,
 ) -> Fitted:
     """Train on (user_id, item_id, value) pairs by the settings; see ``fit_pairs`` and ``fit_sgd_pairs``.
 
@@ -97,6 +100,7 @@ def fit(
         progress=context.progress,
         on_half_step=on_half_step,
         validation=validation,
+        features=features,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,13 @@ from factorlake.errors import ConfigError
 from factorlake.models.blocks import number_of_blocks
 from factorlake.models.parameters import AlsParameters
 from factorlake.pipelines.context import Context
+from factorlake.pipelines.features import fitted_prior, kept_features, kept_prior
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.judging import LIVE, MODEL, Part
 from factorlake.pipelines.models import of_its_settings, trainer_of
 from factorlake.pipelines.train import item_factors_frame
 from factorlake.spark.exchange import Exchange
+from factorlake.spark.features import FeaturePrior, with_silent_items
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import LoadedItems, load_items
 from factorlake.spark.pair_scores import score_pairs
@@ -36,6 +38,8 @@ class Judged:
     n_items: int
     n_blocks: int
     answers_cold: bool = False
+    prior: FeaturePrior | None = None
+    """Of users, where the model has features of them."""
 
     def fold(self, part: Part) -> DataFrame:
         """Return (user_id, factor, bias) of a part's users, solved for what is known of them.
@@ -44,7 +48,11 @@ class Judged:
         """
         numbered = self.items.frame.withColumnRenamed("id", "item_id")
         pairs = part.known.join(numbered, on="item_id", how="left")
-        return fold_in(pairs, self.items.shipped, self.gram, self.parameters, self.n_items, self.n_blocks)
+        prior = self.prior
+        if prior is not None:
+            asked = part.users().withColumnRenamed("user_id", "id")
+            prior = replace(prior, rows=prior.rows.join(asked, on="id", how="left_semi"))
+        return fold_in(pairs, self.items.shipped, self.gram, self.parameters, self.n_items, self.n_blocks, prior)
 
     def lists(self, part: Part, k: int) -> DataFrame:
         """Return the best k unknown items of each user, with their scores."""
@@ -75,18 +83,30 @@ def published(context: Context, publication: Row, exchange: Exchange) -> Judged:
 
 
 def _judged(context: Context, name: str, items: DataFrame, row: Row, exchange: Exchange) -> Judged:
-    parameters = als_parameters(of_its_settings(context, row).settings)
+    own = of_its_settings(context, row)
+    parameters = als_parameters(own.settings)
     gram = np.frombuffer(row["gram"], np.float64).reshape(row["rank"], row["rank"])
     loaded = load_items(items, exchange, row["mean"])
-    return Judged(name, loaded, gram, parameters, row["n_items"], number_of_blocks(row["n_observed"]))
+    n_blocks = number_of_blocks(row["n_observed"])
+    prior = kept_prior(own, row, "user", kept_features(own, row))
+    answers = prior is not None and prior.answers_silent
+    return Judged(name, loaded, gram, parameters, row["n_items"], n_blocks, answers, prior)
 
 
 def refit(context: Context, row: Row, known: DataFrame, exchange: Exchange) -> Judged:
     """Train a model of its own on the known part of a split that is not by time."""
-    fitted = fit(context, known, row["model_version"], trainer_of(row))
+    features = kept_features(context, row)
+    fitted = fit(context, known, row["model_version"], trainer_of(row), features=features)
     try:
-        items = load_items(item_factors_frame(fitted, exchange, known), exchange, fitted.model.mean)
+        frame = item_factors_frame(fitted, exchange, known)
+        of_items = fitted_prior(context, "item", features, fitted.model)
+        if of_items is not None:
+            frame = with_silent_items(frame, of_items, fitted.parameters.rank)
+        items = load_items(frame, exchange, fitted.model.mean)
     finally:
         fitted.release()
     n_blocks = number_of_blocks(fitted.n_observed)
-    return Judged(MODEL, items, fitted.model.item_gram, fitted.parameters, fitted.items.n_ids, n_blocks)
+    prior = fitted_prior(context, "user", features, fitted.model)
+    answers = prior is not None and prior.answers_silent
+    parameters = fitted.parameters
+    return Judged(MODEL, items, fitted.model.item_gram, parameters, fitted.items.n_ids, n_blocks, answers, prior)

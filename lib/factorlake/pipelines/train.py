@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
+from factorlake.pipelines.features import features_print, fitted_prior, learn_features, model_row
 from factorlake.pipelines.fit import fit
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import (
@@ -26,10 +27,11 @@ from factorlake.pipelines.models import (
 )
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
+from factorlake.spark.features import with_silent_items
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
 from factorlake.spark.pairs import fingerprint
-from factorlake.spark.training import Fitted, Validation
+from factorlake.spark.training import FitFeatures, Fitted, Validation
 from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
@@ -55,7 +57,8 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     print_of = fingerprint(events)
     newest: Any = print_of["newest"]
     cutoff = cutoff_of(newest, settings.train.holdout_days)
-    version = model_version(context, newest, str(print_of["hash"]), trainer)
+    contents = f"{print_of['hash']}{features_print(context)}"
+    version = model_version(context, newest, contents, trainer)
     existing = registry.model(spark, lake, version)
     if existing is not None:
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
@@ -71,10 +74,11 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
 
     try:
         validation = _validation(context, events, known, cutoff)
-        fitted = fit(context, known, version, trainer, on_half_step=tell, validation=validation)
+        features = learn_features(context)
+        fitted = fit(context, known, version, trainer, on_half_step=tell, validation=validation, features=features)
         context.progress("solving every user on all events")
         try:
-            factors_version = _write_factors(context, fitted, known, everything, version)
+            factors_version = _write_factors(context, fitted, known, everything, version, features)
         finally:
             fitted.release()
     finally:
@@ -96,10 +100,11 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         "as_of": newest,
         "cutoff": cutoff,
         "interactions_version": interactions_version,
-        "fingerprint": print_of["hash"],
+        "fingerprint": contents,
         "epochs": model.epochs,
         "loss": float(model.loss),
         "metrics": {},
+        **model_row(features, model),
     }
     models_version = context.record_model(row)
     return JobResult(
@@ -163,16 +168,32 @@ def item_factors_frame(fitted: Fitted, exchange: Exchange, known: DataFrame) -> 
     return numbered.mapInArrow(rows, "id string, factor array<float>, bias float, norm float, n_observed bigint")
 
 
-def _write_factors(context: Context, fitted: Fitted, known: DataFrame, all_pairs: DataFrame, version: str) -> int:
+def _write_factors(
+    context: Context,
+    fitted: Fitted,
+    known: DataFrame,
+    all_pairs: DataFrame,
+    version: str,
+    features: FitFeatures | None,
+) -> int:
     spark, lake, model = context.spark, context.lake, fitted.model
     path = lake.candidate(version, "factors")
     with Exchange(spark, lake.exchange(version)) as exchange:
         items = item_factors_frame(fitted, exchange, known)
+        of_items = fitted_prior(context, "item", features, model)
+        if of_items is not None:
+            items = with_silent_items(items, of_items, fitted.parameters.rank)
         context.overwrite(items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"])
         loaded = load_items(delta_io.read(spark, path), exchange, model.mean, listed=False)
         numbered = all_pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id", how="left")
         users = fold_in(
-            numbered, loaded.shipped, model.item_gram, fitted.parameters, fitted.items.n_ids, fitted.n_blocks
+            numbered,
+            loaded.shipped,
+            model.item_gram,
+            fitted.parameters,
+            fitted.items.n_ids,
+            fitted.n_blocks,
+            fitted_prior(context, "user", features, model),
         )
         users = users.withColumn("side", F.lit("user")).withColumnRenamed("user_id", "id")
         commit = context.append(users, path, SCHEMAS["factors"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -11,8 +14,11 @@ from pyspark.sql import functions as F
 from factorlake.models.fold_in import fold_in_rows, turned_items
 from factorlake.models.half_step import Fixed
 from factorlake.models.parameters import AlsParameters
+from factorlake.models.prior import prior_rows
 from factorlake.models.systems import UserSystem, user_system
 from factorlake.models.threads import single_threaded_blas
+from factorlake.spark.arrow_lists import matrix
+from factorlake.spark.features import FeaturePrior
 from factorlake.spark.ids import logical_block
 from factorlake.spark.item_side import ItemSide
 
@@ -35,8 +41,9 @@ def fold_in(
     parameters: AlsParameters,
     n_items: int,
     n_blocks: int,
+    prior: FeaturePrior | None = None,
 ) -> DataFrame:
-    """Return one row per user of ``pairs`` (columns of FOLDED_SCHEMA).
+    """Return one row per user of ``pairs`` (columns of FOLDED_SCHEMA), and where it is asked for of ``prior``.
 
     Parameters
     ----------
@@ -44,17 +51,46 @@ def fold_in(
         gives the user a row but says nothing.
     items, gram, parameters, n_items : the model, as recorded with it.
     n_blocks : a power of two: users are grouped by the leading bits of their id's hash; it does not change a result.
+    prior : of a model with features of users.
     """
     item_side = items
+    weights = None if prior is None else prior.weights
 
     def solve(table: pa.Table) -> pa.Table:
         with single_threaded_blas():
-            return _solve_group(table, item_side, gram, parameters, n_items)
+            return _solve_group(table, None, item_side, gram, parameters, n_items)
 
-    grouped = pairs.select(
-        "user_id", "position", "value", logical_block(F.xxhash64("user_id"), n_blocks).alias("block")
-    ).groupBy("block")
-    return grouped.applyInArrow(solve, FOLDED_SCHEMA)
+    def solve_beside(table: pa.Table, features: pa.Table) -> pa.Table:
+        assert weights is not None
+        with single_threaded_blas():
+            return _solve_group(table, _Known(features, weights), item_side, gram, parameters, n_items)
+
+    block = logical_block(F.xxhash64("user_id"), n_blocks).alias("block")
+    grouped = pairs.select("user_id", "position", "value", block).groupBy("block")
+    if prior is None:
+        return grouped.applyInArrow(solve, FOLDED_SCHEMA)
+    features = prior.rows.withColumnRenamed("id", "user_id")
+    if not prior.answers_silent:
+        features = features.join(pairs.select("user_id").distinct(), on="user_id", how="left_semi")
+    beside = features.select("user_id", "factor", block).groupBy("block")
+    return grouped.cogroup(beside).applyInArrow(solve_beside, FOLDED_SCHEMA)
+
+
+class _Known(NamedTuple):
+    """Users of whom features are known."""
+
+    table: pa.Table
+    """user_id, factor: rows of features."""
+    weights: NDArray[np.float32]
+    """(n_columns, width) A."""
+
+    def prior_of(self, ids: pa.Array) -> NDArray[np.float64]:
+        """Return the prior row of each id, zeros where nothing is known."""
+        known = self.table["user_id"].combine_chunks()
+        place = pc.fill_null(pc.index_in(ids, value_set=known), -1).to_numpy()
+        rows = np.zeros((len(ids), len(self.weights)), np.float32)
+        rows[place >= 0] = matrix(self.table["factor"], len(self.weights))[place[place >= 0]]
+        return prior_rows(rows, self.weights)
 
 
 def _system(
@@ -66,10 +102,21 @@ def _system(
 
 
 def _solve_group(
-    table: pa.Table, items: ItemSide, gram: NDArray[np.float64], parameters: AlsParameters, n_items: int
+    table: pa.Table,
+    beside: _Known | None,
+    items: ItemSide,
+    gram: NDArray[np.float64],
+    parameters: AlsParameters,
+    n_items: int,
 ) -> pa.Table:
     encoded = table["user_id"].combine_chunks().dictionary_encode()
     ids, row = encoded.dictionary, encoded.indices.to_numpy()
+    prior = None
+    if beside is not None:
+        known_ids = beside.table["user_id"].combine_chunks()
+        silent = known_ids.filter(pc.invert(pc.is_in(known_ids, value_set=ids)))
+        ids = pa.concat_arrays([ids, silent])
+        prior = beside.prior_of(ids)
     known = table["position"].is_valid().to_numpy()
     position = table["position"].fill_null(-1).to_numpy()[known].astype(np.int32)
     value = table["value"].to_numpy()[known].astype(np.float32)
@@ -80,7 +127,7 @@ def _solve_group(
     constant = bool(np.all(value == 1))
     # This turns all items, which takes longer than to solve the rows of a small group.
     system, turned = items.once("fold-in", lambda: _system(items, gram, parameters, n_items))
-    folded = fold_in_rows(row_ptr, position[order], None if constant else value[order], system, turned)
+    folded = fold_in_rows(row_ptr, position[order], None if constant else value[order], system, turned, prior)
     factors = folded.factors
     flat = pa.array(factors.reshape(-1), pa.float32())
     offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * parameters.rank)

@@ -23,6 +23,7 @@ from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows, R
 from factorlake.models.plan import Plan as TrainingPlan
+from factorlake.models.prior import Features
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
 from factorlake.spark.arrow_lists import matrix
 from factorlake.spark.blocks import pack_blocks, write_blocks
@@ -39,11 +40,12 @@ from factorlake.spark.encode import (
     parts_of,
 )
 from factorlake.spark.exchange import Exchange
+from factorlake.spark.features import SideFeatures
 from factorlake.spark.file_packing import pack_files
 from factorlake.spark.ids import Positions, positions
 from factorlake.spark.shuffle import ShufflePlan
 from factorlake.spark.stored_rows import StoredRows
-from factorlake.types import PlanName
+from factorlake.types import PlanName, Side
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Validation:
 
 Start = tuple[DataFrame, DataFrame]
 """(users, items) of an earlier model, each (id, factor)."""
+
+
+@dataclass(frozen=True)
+class FitFeatures:
+    """Features of users and of items; None where a side has none."""
+
+    users: SideFeatures | None = None
+    items: SideFeatures | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ def fit_pairs(
     on_half_step: Callable[[TraceRow], None] | None = None,
     validation: Validation | None = None,
     start: Start | None = None,
+    features: FitFeatures | None = None,
 ) -> Fitted:
     """Train on pairs, which are read once.
 
@@ -111,6 +122,7 @@ def fit_pairs(
     progress : told what is being done, in a few words.
     validation : with it, training keeps the best epoch and stops by the metric instead of the objective.
     start : factors to start from, by id; ids it does not know start as in a new model.
+    features : what is known of ids beside their pairs; of others nothing is.
 
     Frames of positions stay for the caller, who gives them up by ``Fitted.release``; until then some of the workspace
     stays too.
@@ -120,7 +132,8 @@ def fit_pairs(
     DataRefusedError : nothing to train on, a rating that is not a number, or a pair that occurs twice.
     NumericalError : training went out of bounds.
     """
-    run = _Run(spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start)
+    known = features or FitFeatures()
+    run = _Run(spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start, known)
     drop_zero = parameters.objective != "explicit"
     with named_jobs(spark, "encode pairs"), Exchange(spark, f"{workspace}/exchange") as exchange:
         if exchange.by_file:
@@ -145,6 +158,7 @@ class _Run:
     on_half_step: Callable[[TraceRow], None] | None
     validation: Validation | None
     start: Start | None
+    features: FitFeatures
 
     def with_files(self, pairs: DataFrame, drop_zero: bool, exchange: Exchange) -> Fitted:
         """Fit where driver and workers see the workspace: ratings lie in its files."""
@@ -241,7 +255,12 @@ class _Run:
                 for factors, known in zip(self.start, (users, items), strict=True)
             )
             start = plan.hold("user", user_factors), plan.hold("item", item_factors)
-        return self._train(plan, users, items, start)
+
+        def placed(side: Side, own: SideFeatures | None, known: Positions) -> ArrayRows | None:
+            return None if own is None else plan.hold(side, _placed(own.rows, known, own.vocabulary.n_columns))
+
+        features = Features(placed("user", self.features.users, users), placed("item", self.features.items, items))
+        return self._train(plan, users, items, start, features)
 
     def _in_files(self, plan: ShufflePlan, users: Positions, items: Positions) -> TrainedModel[StoredRows]:
         start = None
@@ -251,10 +270,20 @@ class _Run:
                 plan.hold("user", _laid_beside(self.start[0], users), rank),
                 plan.hold("item", _laid_beside(self.start[1], items), rank),
             )
-        return self._train(plan, users, items, start)
+
+        def placed(side: Side, own: SideFeatures | None, known: Positions) -> StoredRows | None:
+            return None if own is None else plan.hold(side, _laid_beside(own.rows, known), own.vocabulary.n_columns)
+
+        features = Features(placed("user", self.features.users, users), placed("item", self.features.items, items))
+        return self._train(plan, users, items, start, features)
 
     def _train(
-        self, plan: TrainingPlan[R], users: Positions, items: Positions, start: tuple[R, R] | None
+        self,
+        plan: TrainingPlan[R],
+        users: Positions,
+        items: Positions,
+        start: tuple[R, R] | None,
+        features: Features[R],
     ) -> TrainedModel[R]:
         return train(
             plan,
@@ -263,6 +292,7 @@ class _Run:
             None if self.validation is None else self.validation.metric(users, items),
             larger_is_better=self.validation is None or self.validation.larger_is_better,
             start=start,
+            features=features,
         )
 
 

@@ -255,6 +255,9 @@ _TABLES = [
         metrics map<string,double>: Figures of its evaluation.
         recorded_at timestamp: When this row was written.
         run_id string: Run that wrote it.
+        features string: Columns of its features by side, as JSON; null where it has none.
+        user_feature_factors binary: A of the users, columns × width float32, row by row; null where it has none.
+        item_feature_factors binary: The same of the items.
         """,
         grows=True,
     ),

@@ -1,0 +1,131 @@
+"""Features from frames of attributes: columns against plain Python, and the same bits in every plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from factorlake.errors import DataRefusedError
+from factorlake.models.als import train
+from factorlake.models.fit import pack_ratings
+from factorlake.models.local_plan import LocalPlan
+from factorlake.models.parameters import AlsParameters
+from factorlake.models.prior import Features
+from factorlake.spark.exchange import Exchange
+from factorlake.spark.features import SideFeatures, attribute_texts, feature_rows, learn_vocabulary
+from factorlake.spark.training import FitFeatures, fit_pairs
+from factorlake.types import PlanName
+from tests.models.problems import EXPLICIT, MODERN, random_ids
+
+pytestmark = pytest.mark.spark
+
+SCHEMA = "id string, category string, segment string, features map<string,string>"
+PLANS: tuple[PlanName, ...] = ("local", "broadcast", "shuffle")
+
+
+def frame_of(spark: SparkSession, rows: list[tuple[Any, ...]]) -> DataFrame:
+    return spark.createDataFrame(rows, SCHEMA)
+
+
+def drawn_attributes(n: int = 300) -> list[tuple[Any, ...]]:
+    """Ids with a category that may hold several values, a number in most, and a rare text with what patterns mind."""
+    rng = np.random.default_rng(4)
+    rows: list[tuple[Any, ...]] = []
+    for place in range(n):
+        genres = "|".join(rng.choice(["rock", "jazz", "folk.", "(dub)", "a\\Eb"], rng.integers(0, 3), replace=False))
+        more = {"year": str(int(rng.integers(1950, 2020)))} if place % 4 else {}
+        if place % 3 == 0:
+            more["grade"] = str(place % 6)
+        rows.append((f"i{place}", genres or None, None, more))
+    return rows
+
+
+def test_columns_are_what_plain_python_counts(spark: SparkSession) -> None:
+    rows = drawn_attributes()
+    names = ["category", "year", "grade"]
+    texts = attribute_texts(frame_of(spark, rows).repartition(3), names)
+    found = learn_vocabulary(texts, names, "|", 3, 4)
+    counts = Counter(value for _, genres, *_ in rows for value in (genres or "").split("|") if value)
+    wanted = [value for value, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
+    assert len(wanted) == 5
+    assert found.values[0] == tuple(wanted[:3])
+    years = [float(more["year"]) for *_, more in rows if "year" in more]
+    assert found.edges[1] == tuple(np.percentile(years, [25, 50, 75]).tolist())
+    # Two different grades are names, though they look like numbers.
+    assert (found.values[2], found.edges[2]) == (("0", "3"), ())
+    again = learn_vocabulary(attribute_texts(frame_of(spark, rows[::-1]), names), names, "|", 3, 4)
+    assert again == found
+    encoded = {row["id"]: row["factor"] for row in feature_rows(texts, found).collect()}
+    assert len(encoded) == len(rows)
+    by_hand = found.rows([[genres, more.get("year"), more.get("grade")] for _, genres, _, more in rows])
+    assert [encoded[row[0]] for row in rows] == by_hand.tolist()
+
+
+def test_an_attribute_that_no_id_has_is_named(spark: SparkSession) -> None:
+    texts = attribute_texts(frame_of(spark, drawn_attributes(20)), ["category", "colour"])
+    with pytest.raises(DataRefusedError, match="'colour'"):
+        learn_vocabulary(texts, ["category", "colour"], "|", 3, 4)
+
+
+def of_side(spark: SparkSession, ids: list[str], seed: int) -> tuple[SideFeatures, dict[str, list[str | None]]]:
+    rng = np.random.default_rng(seed)
+    told: dict[str, list[str | None]] = {one: [str(rng.choice(["a", "b", "c"]))] for one in ids if rng.random() < 0.8}
+    told["never seen"] = ["a"]
+    rows: list[tuple[Any, ...]] = [(one, text[0], None, {}) for one, text in told.items()]
+    texts = attribute_texts(frame_of(spark, rows), ["category"])
+    vocabulary = learn_vocabulary(texts, ["category"], "|", 10, 4)
+    return SideFeatures(vocabulary, feature_rows(texts, vocabulary)), told
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rating"), [(replace(MODERN, rank=8), "one"), (replace(EXPLICIT, rank=6, solver="exact"), "stars")]
+)
+def test_every_plan_gives_the_bits_of_one_machine(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: AlsParameters, rating: str
+) -> None:
+    users, items, values = random_ids(300, 90, 4000, 2, rating)
+    packed = pack_ratings(users, items, values, parameters)
+    of_users, users_told = of_side(spark, packed.user_ids, 1)
+    of_items, items_told = of_side(spark, packed.item_ids, 2)
+    with LocalPlan(packed.user_blocks, packed.item_blocks, parameters) as plan:
+        held = []
+        for ids, own, told in ((packed.user_ids, of_users, users_told), (packed.item_ids, of_items, items_told)):
+            own_rows = own.vocabulary.rows([told.get(one, [None]) for one in ids])
+            own_rows[[one not in told for one in ids]] = np.nan
+            held.append(own_rows)
+        wanted = bits(
+            train(plan, parameters, features=Features(plan.hold("user", held[0]), plan.hold("item", held[1])))
+        )
+    rated = [1.0] * len(users) if values is None else [float(one) for one in values]
+    pairs = spark.createDataFrame(
+        list(zip(users, items, rated, strict=True)), "user_id string, item_id string, value double"
+    )
+    for by_file in (True, False):
+        if not by_file:
+            # As on a cluster whose workers do not see the table root.
+            monkeypatch.setattr(Exchange, "_workers_see", lambda *_: False)
+        for chosen in PLANS if by_file else ("broadcast",):
+            fitted = fit_pairs(
+                spark,
+                pairs.repartition(3),
+                parameters,
+                workspace=str(tmp_path / "model"),
+                plan=chosen,
+                threads=2,
+                features=FitFeatures(of_users, of_items),
+            )
+            assert fitted.plan == chosen
+            assert bits(fitted.model) == wanted, chosen
+            fitted.release()
+
+
+def bits(model: Any) -> list[Any]:
+    weights = [model.user_feature_weights.tobytes(), model.item_feature_weights.tobytes()]
+    rows = [model.users.whole().tobytes(), model.items.whole().tobytes()]
+    return [*weights, *rows, [row.loss for row in model.trace]]
