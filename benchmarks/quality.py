@@ -17,6 +17,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality_cold import SETTINGS as COLD_SETTINGS
+from benchmarks.quality_cold import cold_figures
 from benchmarks.quality_embedded import embedded_figures
 from benchmarks.quality_peers import peer_figures
 from benchmarks.quality_tasks import TASKS, Figures, Task, mean_figures
@@ -184,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--course", action="store_true", help="also print the figures after each epoch")
     parser.add_argument("--tune", type=int, help="trials of a search from the defaults, instead of the kept settings")
     parser.add_argument("--max-rank", type=int, default=1024, help="of the search")
+    parser.add_argument("--cold", action="store_true", help="ml-100k: items that nobody has met, by their genres")
     parser.add_argument("--listeners", type=int, default=1000, help="of the embedded log")
     parser.add_argument(
         "--peers", default="", help="also, where they fit: item_knn, pyspark_ml (its best of 20 points)"
@@ -191,7 +194,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the result under benchmarks/results")
     given = parser.parse_args(arguments)
     print(f"{given.data}, {given.part} part, mean of {given.seeds} seeds", flush=True)
-    if given.data == "embedded":
+    if given.cold:
+        if given.data != "ml-100k" or given.folder is None:
+            parser.error("--cold takes the genres of --data ml-100k, in the folder that FACTORLAKE_DATA names")
+        seeds = range(1, given.seeds + 1)
+        told = cold_figures(Path(given.folder) / given.data, given.part, seeds, changed(COLD_SETTINGS, given.set))
+        for name, one in told.items():
+            _print(name, one)
+        best = max(one["ndcg@10"] for name, one in told.items() if name != "features")
+        figures, ratios = {**told, **told["features"]}, {"ndcg_over_best_genre": told["features"]["ndcg@10"] / best}
+    elif given.data == "embedded":
         parameters = changed(SETTINGS["embedded"]["rank 12"], given.set)
         figures, ratios = embedded_figures(given, parameters, range(1, given.seeds + 1))
         for name in ("popularity", "planted", "oracle"):
@@ -203,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.folder = Path(given.folder)
         figures, ratios = figures_of(given)
     settings = {key: value for key, value in vars(given).items() if key not in ("keep", "folder")}
-    finish(f"quality-{given.data}" + ("-tuned" if given.tune else ""), settings, figures, ratios, given.keep)
+    name = f"quality-{given.data}" + ("-tuned" if given.tune else "") + ("-cold" if given.cold else "")
+    finish(name, settings, figures, ratios, given.keep)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ColumnNames = Annotated[list[str], Field(min_length=1)]
 
 
@@ -330,11 +331,17 @@ class TrainSettings(Section):
     event_weights: dict[str, float] = {}
     """Weight of one event by its type (times its value where `use_value`); types not named weigh 1."""
     use_value: bool = False
-    """Multiply an event's weight by its value. Explicit always reads the value as the rating."""
+    """Multiply an event's weight by its value. Explicit always reads the value as the rating. A log that has a weight
+    of its own for each event hands it over as the value."""
+    half_life_days: PositiveFinite | dict[str, PositiveFinite] | None = None
+    """An event that is older by so many days than the newest one that may be known weighs half; by event type: types
+    not named keep their weight. None: age does not count. Not for ratings (explicit, frobenius)."""
     combine: Literal["sum", "max", "last", "mean", "count"] = "sum"
     """How the events of one pair become one rating r."""
     value_scaling: Literal["linear", "log"] = "linear"
-    """log: r becomes log(1 + |r|) with r's sign."""
+    """log: r becomes log(1 + |r|/ε) with r's sign."""
+    value_scale: PositiveFinite = 1.0
+    """ε of the logarithm: the r up to which it is nearly linear."""
     holdout_days: NotNegative | None = None
     """Y is trained on events older than this before the newest event, so that it can be judged on the rest; none: on
     all."""
@@ -352,6 +359,31 @@ class TrainSettings(Section):
             raise ValueError(f"objective {self.objective} needs a regularization greater than 0")
         if self.objective != "frobenius" and self.item_regularization == 0:
             raise ValueError(f"objective {self.objective} needs an item_regularization greater than 0")
+        return self
+
+    @model_validator(mode="after")
+    def _what_decays_is_a_weight(self) -> TrainSettings:
+        if not self.half_life_days:
+            return self
+        if self.objective != "implicit":
+            raise ValueError(
+                f"half_life_days halves the weight of an event, and objective {self.objective} reads events as ratings, "
+                "which age does not change: leave half_life_days out, or set objective implicit"
+            )
+        if self.combine == "count":
+            raise ValueError(
+                "combine count counts events whatever they weigh, so half_life_days would change nothing: set combine "
+                "sum, which adds up what is left of their weights"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_is_of_a_logarithm(self) -> TrainSettings:
+        if self.value_scaling == "linear" and self.value_scale != 1:
+            raise ValueError(
+                "value_scale is the ε of the logarithm, which value_scaling linear does not take: set value_scaling "
+                "log, or leave value_scale out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from factorlake.times import from_micros
+from factorlake.errors import ConfigError
+from factorlake.times import as_utc, from_micros, in_micros
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,18 @@ class PairRule:
     combine: str
     """sum, max, last, mean or count."""
     log_scaling: bool
-    """r becomes sign(r)·log(1 + |r|)."""
+    """r becomes sign(r)·log(1 + |r|/ε)."""
     keep_zero: bool
     """Whether a pair with r = 0 stays (explicit ratings) or says nothing (implicit)."""
+    log_scale: float = 1.0
+    """ε."""
+    half_life_days: float | dict[str, float] | None = None
+    """Days in which an event loses half its weight, of all events or by event type; types not named keep theirs. None:
+    age does not count."""
+
+    def without_decay(self) -> PairRule:
+        """Return the same rule for events whose age does not count."""
+        return replace(self, half_life_days=None)
 
 
 def select_events(
