@@ -82,38 +82,31 @@ def weights_of(problem: Problem, parameters: AlsParameters) -> tuple[NDArray[np.
 
 
 def regression(
-    rows: NDArray[np.float64], features: NDArray[np.float32], weights: NDArray[np.float64], shrinkage: float
-) -> tuple[NDArray[np.float64], float]:
+    rows: NDArray[np.floating], features: NDArray[np.float32], shrinkage: float
+) -> tuple[NDArray[np.floating], float]:
     """Ridge regression of rows on features as one least-squares problem, by SVD, and what it leaves."""
     known = np.nan_to_num(features.astype(np.float64))
-    root = np.sqrt(weights)[:, None]
-    own = np.sqrt(shrinkage * weights.mean()) * np.eye(known.shape[1])
-    left = np.concatenate([root * known, own])
-    right = np.concatenate([root * rows, np.zeros((len(own), rows.shape[1]))])
+    own = np.sqrt(shrinkage) * np.eye(known.shape[1])
+    left = np.concatenate([known, own])
+    right = np.concatenate([rows.astype(np.float64), np.zeros((len(own), rows.shape[1]))])
     found = np.linalg.lstsq(left, right, rcond=None)[0]
     return found, float(np.sum((right - left @ found) ** 2))
 
 
 def dense_loss(problem: Problem, now: Snapshot[ArrayRows], parameters: AlsParameters, *features: Any) -> float:
     """The objective with A at its lowest point for the factors as they are."""
-    bare = replace(parameters, regularization=0.0, item_regularization=0.0)
     total = dense_objective(
-        problem.ratings(), now.user_factors, now.item_factors, bare, now.user_biases, now.item_biases, now.mean
+        problem.ratings(), now.user_factors, now.item_factors, parameters, now.user_biases, now.item_biases, now.mean
     )
-    if parameters.has_biases:
-        assert now.user_biases is not None and now.item_biases is not None
-        total -= parameters.bias_regularization * float(np.sum(now.user_biases**2.0) + np.sum(now.item_biases**2.0))
     sides = (
         (now.user_factors, now.user_biases, parameters.regularization),
         (now.item_factors, now.item_biases, parameters.ridge_of("item")),
     )
+    shrinkage, strength = parameters.feature_regularization, parameters.feature_strength
     for (rows, biases, ridge), own, weights in zip(sides, features, weights_of(problem, parameters), strict=True):
-        own = np.zeros((len(rows), 1), np.float32) if own is None else own
-        total += ridge * regression(rows.astype(np.float64), own, weights, parameters.feature_regularization)[1]
+        total += strength * ridge * weights.mean() * regression(rows, own, shrinkage)[1]
         if biases is not None:
-            one = np.ones(len(biases))
-            left = regression(biases[:, None].astype(np.float64), own, one, parameters.feature_regularization)[1]
-            total += parameters.bias_regularization * left
+            total += strength * parameters.bias_regularization * regression(biases[:, None], own, shrinkage)[1]
     return total
 
 
@@ -150,21 +143,20 @@ def test_the_end_is_the_objective_and_the_regression_of_what_is_published(
     problem = small_problem(rating)
     features = features_of(problem)
     model = fit(problem, parameters, features)
-    rows, weights = model.item_factors.astype(np.float64), weights_of(problem, parameters)
+    rows, weights = model.item_factors.astype(np.float64), weights_of(problem, parameters)[0]
     assert model.item_feature_weights is not None and model.user_feature_weights is not None
-    found, _ = regression(rows, features[1], weights[1], parameters.feature_regularization)
+    found, _ = regression(rows, features[1], parameters.feature_regularization)
     # Published in float32.
     np.testing.assert_allclose(model.item_feature_weights[:, : model.rank], found, atol=1e-6)
     if model.item_biases is not None:
-        biases = model.item_biases[:, None].astype(np.float64)
-        of_biases, _ = regression(biases, features[1], np.ones(len(biases)), parameters.feature_regularization)
+        of_biases, _ = regression(model.item_biases[:, None], features[1], parameters.feature_regularization)
         np.testing.assert_allclose(model.item_feature_weights[:, model.rank :], of_biases, atol=1e-6)
     # Users are the solutions for the published items around the published A: the row system written out.
     told = prior_rows(features[0], model.user_feature_weights)
     gram = rows.T @ rows
     for user in range(problem.n_users):
         own = {i: r for (u, i), r in problem.ratings().items() if u == user}
-        x = _row(own, user, problem, model, parameters, told[user], gram, weights[0][user])
+        x = _row(own, user, problem, model, parameters, told[user], gram, weights[user], weights.mean())
         found_row = model.user_factors[user] if model.user_biases is None else model.users.array[user]
         np.testing.assert_allclose(found_row, x, rtol=2e-5, atol=2e-6)
     # A of the users stands as it was before the last half step, whose rows moved on: the objective is a little above
@@ -182,13 +174,15 @@ def _row(
     prior: NDArray[np.float64],
     gram: NDArray[np.float64],
     weight: float,
+    mean_weight: float,
 ) -> NDArray[np.floating]:
-    """(Σ c f fᵀ + α0 G + R) x = Σ c t f + R p, R the ridge, from the textbook."""
+    """(Σ c f fᵀ + α0 G + R + P) x = Σ c t f + P p, R the ridge and P the strength of the prior, from the textbook."""
     items, r = np.array(list(own)), np.array(list(own.values()))
     left: NDArray[np.floating]
     t: NDArray[np.floating]
     f = model.item_factors[items].astype(np.float64)
     ridge = np.full(model.rank, parameters.regularization * weight)
+    pull = np.full(model.rank, parameters.feature_strength * parameters.regularization * mean_weight)
     left = np.zeros((model.rank, model.rank))
     if parameters.objective == "explicit":
         c, t = np.ones(len(r)), r - model.mean
@@ -196,27 +190,27 @@ def _row(
             t = t - model.item_biases[items]
             f = np.concatenate([f, np.ones((len(f), 1))], axis=1)
             ridge, left = np.append(ridge, parameters.bias_regularization), np.zeros((model.rank + 1,) * 2)
+            pull = np.append(pull, parameters.feature_strength * parameters.bias_regularization)
     elif parameters.alpha is None:
         c, t, left = np.abs(r), (r > 0) * 1.0, parameters.alpha0 * gram
     else:
         c, t, left = parameters.alpha * r, 1 + 1 / (parameters.alpha * r), parameters.alpha0 * gram
-    left = left + np.diag(ridge) + (f * c[:, None]).T @ f
-    return np.linalg.solve(left, f.T @ (c * t) + ridge * prior)
+    left = left + np.diag(ridge + pull) + (f * c[:, None]).T @ f
+    return np.linalg.solve(left, f.T @ (c * t) + pull * prior)
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_features_that_are_all_zero_change_no_bit(parameters: AlsParameters, rating: str, solver: Any) -> None:
+def test_a_prior_of_no_strength_changes_no_bit(parameters: AlsParameters, rating: str, solver: Any) -> None:
     problem = small_problem(rating)
-    chosen = replace(parameters, solver=solver)
-    nothing = [np.zeros((n, 2), np.float32) for n in (problem.n_users, problem.n_items)]
-    plain, zeros = fit(problem, chosen, (None, None)), fit(problem, chosen, (nothing[0], nothing[1]))
+    chosen = replace(parameters, solver=solver, feature_strength=0.0)
+    plain, weak = fit(problem, chosen, (None, None)), fit(problem, chosen, features_of(problem))
     assert plain.item_feature_weights is None
-    assert zeros.item_feature_weights is not None
-    assert not zeros.item_feature_weights.any()
-    for one, other in ((plain.users, zeros.users), (plain.items, zeros.items)):
+    assert weak.item_feature_weights is not None
+    assert weak.item_feature_weights.any()
+    for one, other in ((plain.users, weak.users), (plain.items, weak.items)):
         assert one.array.tobytes() == other.array.tobytes()
-    assert [row.loss for row in plain.trace] == [row.loss for row in zeros.trace]
+    assert [row.loss for row in plain.trace] == [row.loss for row in weak.trace]
 
 
 @pytest.mark.parametrize(("parameters", "rating"), CASES)
@@ -237,6 +231,7 @@ def test_fold_in_equals_the_trained_row_and_a_silent_row_is_its_prior(parameters
     features = features_of(problem)
     model = fit(problem, parameters, features)
     assert model.user_feature_weights is not None
+    assert model.user_prior_strength is not None
     system = user_system(parameters, model.mean, model.item_gram, problem.n_items)
     items = turned_items(system, model.item_factors, model.item_biases)
     prior = prior_rows(features[0], model.user_feature_weights)
@@ -248,7 +243,7 @@ def test_fold_in_equals_the_trained_row_and_a_silent_row_is_its_prior(parameters
             values = None if block.values is None else block.values[part]
             at = block.first_row + row
             both = prior[[at, 0]]
-            folded = fold_in_rows(ptr, block.neighbours[part], values, system, items, both)
+            folded = fold_in_rows(ptr, block.neighbours[part], values, system, items, (both, model.user_prior_strength))
             assert folded.factors[0].tobytes() == model.user_factors[at].tobytes()
             # Turned there and back in float64.
             np.testing.assert_allclose(folded.factors[1], prior[0, : model.rank], rtol=1e-6, atol=1e-7)
@@ -285,7 +280,8 @@ def test_a_row_too_long_for_one_task_is_solved_to_the_same_bits_however_it_was_s
     block = RatingBlock(0, np.array([0, n]), neighbours, None, np.zeros(1, np.int64))
     factors = rng.standard_normal((n_items, rank)).astype(np.float32)
     fixed = prepare_fixed(parameters, 0.0, factors)
-    task = HalfStepTask("user", parameters, n_items, np.ones(rank), None, "cg", 2, 0.0, has_prior=True)
+    strength = np.full(rank, 700.0)
+    task = HalfStepTask("user", parameters, n_items, np.ones(rank), None, "cg", 2, 0.0, prior_strength=strength)
     own = rng.standard_normal((1, 2 * rank)).astype(np.float32)
     segments = segments_of(block.row_ptr)
     assert len(segments) == 2
@@ -296,8 +292,8 @@ def test_a_row_too_long_for_one_task_is_solved_to_the_same_bits_however_it_was_s
     f = factors.astype(np.float64)[neighbours]
     weight = (n + parameters.count_offset * n_items) ** parameters.nu
     ridge = parameters.regularization * weight
-    left = f.T @ f + np.diag(1.0 + np.full(rank, ridge))
-    exact = np.linalg.solve(left, f.sum(axis=0) + ridge * own[0, rank:])
+    left = f.T @ f + np.diag(1.0 + ridge + strength)
+    exact = np.linalg.solve(left, f.sum(axis=0) + strength * own[0, rank:])
     # Sums of 263,144 terms, tile by tile in float32.
     np.testing.assert_allclose(told[0], exact, rtol=1e-4)
 
@@ -330,14 +326,25 @@ def test_stronger_shrinkage_pulls_the_regression_to_zero() -> None:
     problem = small_problem("one")
     features = features_of(problem)
     sizes = []
-    for shrinkage in (0.0, 1.0, 100.0, 1e6):
+    for shrinkage in (0.0, 1.0, 100.0, 1e9):
         model = fit(problem, replace(MODERN, feature_regularization=shrinkage), features)
         assert model.item_feature_weights is not None
         sizes.append(float(np.linalg.norm(model.item_feature_weights)))
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
-    plain = fit(problem, MODERN, (None, None))
-    # At infinite shrinkage there is no prior.
-    np.testing.assert_allclose(model.item_factors, plain.item_factors, atol=1e-3)
+    # At infinite shrinkage every prior row is zero: another ridge, whatever the features. Four epochs in float32.
+    nothing = (np.zeros((problem.n_users, 1), np.float32), np.zeros((problem.n_items, 1), np.float32))
+    np.testing.assert_allclose(model.item_factors, fit(problem, MODERN, nothing).item_factors, atol=1e-5)
+
+
+def test_a_stronger_prior_draws_rows_nearer_to_it() -> None:
+    problem = small_problem("one")
+    features = features_of(problem)
+    left = []
+    for strength in (0.1, 1.0, 10.0, 1000.0):
+        model = fit(problem, replace(MODERN, feature_strength=strength, epochs=20), features)
+        left.append(regression(model.item_factors, features[1], 1.0)[1] / float(np.sum(model.item_factors**2)))
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < 0.05 < 0.2 < left[0]
 
 
 def test_what_cannot_have_a_prior_is_refused() -> None:

@@ -89,12 +89,12 @@ def test_they_are_listed_and_get_lists(lake: JudgedLake) -> None:
 
 
 def test_cold_users_are_judged_by_the_model_and_other_splits_train_it_anew(lake: JudgedLake) -> None:
-    result, rows = lake.judge()
+    result, rows = lake.judge(neighbours=0)
     assert result.exit_code == 0
     cold = figures(rows, "cold")
     assert ("model", f"ndcg@{K}") in cold
     assert cold["model", f"ndcg@{K}"][3] == cold["popularity", f"ndcg@{K}"][3] <= len(COLD)
-    result, rows = lake.judge(split="hash", test_share=0.2)
+    result, rows = lake.judge(split="hash", test_share=0.2, neighbours=0)
     assert result.exit_code == 0
     assert ("model", f"ndcg@{K}") in figures(rows)
 
@@ -115,7 +115,7 @@ def test_the_published_model_answers_by_its_own_columns(lake: JudgedLake) -> Non
     assert train.run(other.context).exit_code == 0
     assert other.model()["features"] is None
     assert not set(NEW_ITEMS) & set(sides(other)["item"])
-    _, rows = other.judge()
+    _, rows = other.judge(neighbours=0)
     assert ("live", f"ndcg@{K}") in figures(rows)
     assert ("live", f"ndcg@{K}") in figures(rows, "cold")
 

@@ -212,7 +212,7 @@ class _Training(Generic[R]):
             mean=state.mean,
             relaxation=self._relaxation(epoch),
             turn=shared.basis,
-            has_prior=own.prior is not None,
+            prior_strength=self.priors[side].strength if own.prior is not None else None,
         )
         present = None if solver == "exact" else own.rows
         if own.prior is not None:
@@ -226,7 +226,7 @@ class _Training(Generic[R]):
         mean, kernel_seconds = state.mean, sum(one.seconds for one in sums)
         if side == "item" and self.parameters.has_biases and self.problem.n_obs:
             if not tells_after:
-                look = replace(task, solver="residual", has_prior=False)
+                look = replace(task, solver="residual", prior_strength=None)
                 _, sums_after = self.plan.half_step(look, fixed.rows, solved.rows)
                 kernel_seconds += sum(one.seconds for one in sums_after)
             else:
@@ -285,7 +285,8 @@ class _Training(Generic[R]):
         if state.user.prior is not None:
             user_weights = _rounded_weights(state.user.prior, turn, rank)
             prior_of_users = self._prior_of_users(user_weights, system)
-        task = replace(system.task, has_prior=prior_of_users is not None)
+        strength = None if prior_of_users is None else self.priors["user"].strength
+        task = replace(system.task, prior_strength=strength)
         solved_rows, sums = self.plan.half_step(task, turned, prior_of_users)
         users, _ = self.plan.map_rows(
             "user", lambda block, rows: (system.restore(rows, block.first_row), None), solved_rows
@@ -319,6 +320,7 @@ class _Training(Generic[R]):
             epochs=epoch,
             stopped=stopped,
             jitters=jitters + sum(one.jitters for one in sums),
+            user_prior_strength=strength,
             user_feature_weights=user_weights,
             item_feature_weights=None if fixed.prior is None else fixed.prior.astype(np.float32),
         )

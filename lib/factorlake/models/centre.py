@@ -1,7 +1,7 @@
 """Rows around a centre: how a prior enters a row's system without another kernel.
 
-α0 xᵀΛx + ridge |x − p|² is D |x − x₀|² and a constant, D = α0Λ + ridge and x₀ = D⁻¹ ridge p. So d = x − x₀ solves the
-system of a row without a prior whose targets are less by x₀·f.
+xᵀDx + ρ |x − p|² is (x − x₀)ᵀ(D + ρ)(x − x₀) and a constant, with D diagonal and x₀ = (D + ρ)⁻¹ ρ p. So d = x − x₀
+solves the system of a row without a prior whose diagonal is greater by ρ and whose targets are less by x₀·f.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ from factorlake.kernels.arrays import read_only
 from factorlake.kernels.observations import LongSums, long_sums
 from factorlake.types import FloatMatrix, FloatVector
 
-from .parameters import AlsParameters
-
 
 def centre_of_rows(
-    prior: FloatMatrix, ridge: FloatVector, mask: FloatVector, base_diagonal: FloatVector, parameters: AlsParameters
+    prior: FloatMatrix, strength: FloatVector, ridge: FloatVector, mask: FloatVector, base_diagonal: FloatVector
 ) -> NDArray[np.float64]:
-    """Return x₀ (n_rows, width) of prior rows (n_rows, width).
+    """Return x₀ (n_rows, width) of prior rows p (n_rows, width).
 
-    D = base_diagonal + ridge·mask; of it ridge·mask belongs to the prior, and λ_b where the mask is 0.
+    strength (width,) is ρ; the diagonal of a row without it is base_diagonal + ridge·mask.
     """
-    own = ridge[:, None] * mask + parameters.bias_regularization * (1.0 - mask)
-    whole = base_diagonal + ridge[:, None] * mask
-    centre: NDArray[np.float64] = np.divide(own, whole, out=np.zeros_like(own), where=whole > 0) * prior
+    whole = base_diagonal + strength + ridge[:, None] * mask
+    share = np.divide(np.broadcast_to(strength, whole.shape), whole, out=np.zeros_like(whole), where=whole > 0)
+    centre: NDArray[np.float64] = share * prior
     return centre
 
 

@@ -33,7 +33,7 @@ def fold_in_rows(
     values: NDArray[np.float32] | None,
     system: UserSystem,
     items: Fixed,
-    prior: FloatMatrix | None = None,
+    prior: tuple[FloatMatrix, FloatVector] | None = None,
 ) -> FoldedRows:
     """Return each row's exact solution in float64, rounded once to float32.
 
@@ -46,8 +46,8 @@ def fold_in_rows(
         within a row. A row without ratings gets zeros. values None: every rating is 1.
     system : from `user_system`.
     items : `turned_items`, made once for any number of rows.
-    prior : (n_rows, width) prior rows of a model with features (`prior.prior_rows`); a row without ratings is its prior
-        row then.
+    prior : of a model with features prior rows (n_rows, width) (`prior.prior_rows`) and their strength (width,); a row
+        without ratings is its prior row then.
 
     Raises
     ------
@@ -55,8 +55,8 @@ def fold_in_rows(
     """
     parameters = system.task.parameters
     block = RatingBlock(0, row_ptr, neighbours, values, np.zeros(len(row_ptr) - 1, np.int64))
-    task = replace(system.task, has_prior=prior is not None)
-    solved, _ = solve_one_block(task, block, items, None if prior is None else system.turn(prior))
+    task = system.task if prior is None else replace(system.task, prior_strength=np.asarray(prior[1]))
+    solved, _ = solve_one_block(task, block, items, None if prior is None else system.turn(prior[0]))
     rows = system.restore(solved)
     rank = parameters.rank
     biases = np.ascontiguousarray(rows[:, rank]) if parameters.has_biases else None

@@ -44,9 +44,9 @@ class HalfStepTask:
     """ω: a solved row x goes on to x₀ + ω (x − x₀), x₀ its present factors; only with the solver cg is it not 1."""
     turn: NDArray[np.float64] | None = None
     """(width, width) basis of the fixed rows, into which the solved side's present rows are yet to be turned."""
-    has_prior: bool = False
-    """Whether rows have a prior mean. Their prior rows then stand behind their present ones, [x | p], or alone under
-    the solver exact."""
+    prior_strength: NDArray[np.float64] | None = None
+    """(width,) ρ, where rows have a prior mean. Their prior rows then stand behind their present ones, [x | p], or alone
+    under the solver exact."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def solve_one_block(
     ----------
     block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
-        exact or product, or nonnegative or hals from zeros. With ``task.has_prior`` (n_rows, 2 width), the prior rows
+        exact or product, or nonnegative or hals from zeros. With ``task.prior_strength`` (n_rows, 2 width), the prior rows
         behind them, or the prior rows alone. A row without observations is its prior row.
     known : sums of the block's long rows, where its segments were summed beforehand; else they are summed here.
 
@@ -188,11 +188,13 @@ def solve_one_block(
     own = [] if warm is None else np.split(warm, warm.shape[1] // parameters.width, axis=1)
     if task.turn is not None:
         own = [turn_rows(rows, task.turn) for rows in own]
-    prior = own.pop() if task.has_prior else None
+    strength = task.prior_strength
+    prior = own.pop() if strength is not None else None
     warm = own[0] if own else None
-    centre = None
-    if prior is not None:
-        centre = centre_of_rows(prior, ridge, ridge_mask(parameters), task.base_diagonal, parameters)
+    centre, base_diagonal = None, task.base_diagonal
+    if prior is not None and strength is not None:
+        centre = centre_of_rows(prior, strength, ridge, ridge_mask(parameters), base_diagonal)
+        base_diagonal = base_diagonal + strength
         if known is None:
             # As plans sum them that sum them beforehand, to the same bits.
             segments = segments_of(block.row_ptr)
@@ -209,7 +211,7 @@ def solve_one_block(
         target=target,
         factors=fixed.factors,
         warm=warm,
-        base_diagonal=task.base_diagonal,
+        base_diagonal=base_diagonal,
         base_matrix=task.base_matrix,
         ridge=ridge,
         mask=ridge_mask(parameters),
@@ -222,16 +224,16 @@ def solve_one_block(
     factors = solved.factors
     if warm is not None and task.relaxation != 1:
         factors = factors + factors.dtype.type(task.relaxation - 1) * (factors - warm)
-    from_prior = factors
-    if prior is not None and centre is not None:
+    ridge_part = 0.0
+    if prior is not None and centre is not None and strength is not None:
         factors = (factors + centre).astype(factors.dtype)
         silent = np.diff(block.row_ptr) == 0
         factors[silent] = prior[silent]
-        from_prior = factors - prior
+        ridge_part += float(np.sum(strength * np.sum((factors - prior).astype(np.float64) ** 2, axis=0)))
     return factors, BlockSums(
         observed_loss=solved.observed_loss,
         residual_sum=solved.residual_sum,
-        regularization_loss=regularization_loss(from_prior, ridge, parameters),
+        regularization_loss=ridge_part + regularization_loss(factors, ridge, parameters),
         gram=None if parameters.pair_weight is None else block_gram(factors, block.first_row),
         jitters=solved.jitters,
         seconds=time.perf_counter() - began,

@@ -52,15 +52,18 @@ class AlsParameters:
     """Epochs without progress before training stops."""
     nonnegative: bool = False
     """Keep every factor at 0 or above, by coordinate descent; biases stay free. Such factors are never turned."""
+    feature_strength: float = 1.0
+    """s: how strongly an average row is drawn to where its features put it, over its ridge."""
     feature_regularization: float = 1.0
-    """μ: as many average rows at zero stand beside the real ones where rows are regressed on their features."""
+    """μ: as many rows at zero stand beside the real ones where rows are regressed on their features."""
     double_precision: bool = False
     """Train in float64. The factors that come out are float32 either way."""
 
     def __post_init__(self) -> None:
         at_least = {
             "rank": 1, "regularization": 0, "nu": 0, "alpha0": 0, "bias_regularization": 0, "epochs": 1,
-            "init_scale": 0, "cg_steps": 1, "relaxation": 1, "patience": 1, "feature_regularization": 0,
+            "init_scale": 0, "cg_steps": 1, "relaxation": 1, "patience": 1, "feature_strength": 0,
+            "feature_regularization": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:

@@ -1,9 +1,9 @@
-"""Features as a prior of factors: a row x is drawn around A f, f what is known of its id beside the ratings.
+"""Features as a prior of factors: a row x is drawn around Aᵀf, f what is known of its id beside the ratings.
 
-λ Σ w |x|² becomes λ Σ w |x − Aᵀf|² + λ μ w̄ |A|², w̄ the mean of w: A (n_features, rank) is a ridge regression of the
-rows on their features, in which μ average rows at zero stand beside the real ones. It is solved anew after each half
-step of its side, so the objective falls as it does without. The bias of a row has a prior of the same kind, with λ_b
-and w = 1. An id without ratings is where its features put it.
+To the ridge λ Σ w |x|² comes ρ (Σ |x − Aᵀf|² + μ |A|²) with ρ = s λ w̄, w̄ the mean of w: A (n_features, rank) is a
+ridge regression of the rows on their features. It is solved anew after each half step of its side, so the objective
+falls as it does without. ρ is the same for every row: the more ratings a row has, the less its features say. The bias of
+a row has a prior of the same kind, with ρ_b = s λ_b. An id without ratings is where its features put it.
 
 Source: Agarwal and Chen, Regression-based latent factor models, KDD 2009 (here by alternating least squares).
 """
@@ -22,7 +22,7 @@ from factorlake.types import FloatMatrix, Side
 
 from .half_step import regularization_loss
 from .parameters import AlsParameters
-from .plan import NewRows, Plan, R
+from .plan import Look, Plan, R
 from .problem import RowBlock
 from .state import SideState
 from .weighting import ridge_weights
@@ -52,11 +52,9 @@ class SidePrior(Generic[R]):
     parameters: AlsParameters
     n_other: int
     gram: NDArray[np.float64]
-    """(n_features, n_features) FᵀWF + μ w̄ I."""
-    plain_gram: NDArray[np.float64]
-    """(n_features, n_features) FᵀF + μ I, for biases; empty without."""
-    mean_weight: float
-    """w̄."""
+    """(n_features, n_features) FᵀF + μ I."""
+    strength: NDArray[np.float64]
+    """(width,) ρ, and ρ_b for the bias."""
 
     @staticmethod
     def of(plan: Plan[R], side: Side, features: R, parameters: AlsParameters) -> SidePrior[R]:
@@ -73,29 +71,24 @@ class SidePrior(Generic[R]):
             )
         n_other = plan.problem.n_rows("item" if side == "user" else "user")
 
-        def look(block: RowBlock, rows: FloatMatrix) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-            weights = ridge_weights(block.counts, n_other, parameters)
-            n_features = rows.shape[1]
-            gram = np.zeros((n_features, n_features))
-            plain = np.zeros((n_features if parameters.has_biases else 0,) * 2)
+        def look(block: RowBlock, rows: FloatMatrix) -> tuple[NDArray[np.float64], float]:
+            gram = np.zeros((rows.shape[1],) * 2)
             for first in range(0, len(rows), ROWS_AT_ONCE):
                 part = _known(rows[first : first + ROWS_AT_ONCE])
                 if not np.isfinite(part).all():
                     raise NumericalError(f"a feature of {side} row {block.first_row + first} or after it is infinite")
-                gram += (part * weights[first : first + ROWS_AT_ONCE, None]).T @ part
-                if parameters.has_biases:
-                    plain += part.T @ part
-            return gram, plain, float(weights.sum())
+                gram += part.T @ part
+            return gram, float(ridge_weights(block.counts, n_other, parameters).sum())
 
         told = plan.look(side, look, features)
-        mean_weight = sum(one[2] for one in told) / max(plan.problem.n_rows(side), 1)
-        shrinkage = parameters.feature_regularization
-        gram = shrinkage * mean_weight * np.eye(len(told[0][0]))
-        plain = shrinkage * np.eye(len(told[0][1]))
-        for of_block, plain_of_block, _ in told:
+        gram = parameters.feature_regularization * np.eye(len(told[0][0]))
+        total = 0.0
+        for of_block, weights in told:
             gram += of_block
-            plain += plain_of_block
-        return SidePrior(side, features, parameters, n_other, gram, plain, mean_weight)
+            total += weights
+        strength = np.full(parameters.width, parameters.ridge_of(side) * total / max(plan.problem.n_rows(side), 1))
+        strength[parameters.rank :] = parameters.bias_regularization
+        return SidePrior(side, features, parameters, n_other, gram, parameters.feature_strength * strength)
 
     def beside(self, plan: Plan[R], rows: R | None, weights: NDArray[np.float64]) -> R:
         """Return [rows | prior rows] in the rows' precision, or the prior rows alone; weights (n_features, width) A."""
@@ -109,42 +102,37 @@ class SidePrior(Generic[R]):
 
     def fit(self, plan: Plan[R], state: SideState[R]) -> SideState[R]:
         """Return a side's state with A as the ridge regression of its rows, and the ridge part that this leaves."""
-        parameters, rank = self.parameters, self.parameters.rank
         told = plan.look(self.side, self._moments(), state.rows, self.features)
-        pulls, ridge_part = np.zeros((len(self.gram), parameters.width)), 0.0
-        for of_block, ridge_of_block in told:
+        pulls = np.zeros((len(self.gram), self.parameters.width))
+        squares, ridge_part = np.zeros(self.parameters.width), 0.0
+        for of_block, squares_of_block, ridge_of_block in told:
             pulls += of_block
+            squares += squares_of_block
             ridge_part += ridge_of_block
-        weights = np.zeros_like(pulls)
-        weights[:, :rank] = np.linalg.solve(self.gram, pulls[:, :rank])
-        # At the lowest point Σ w |x − Aᵀf|² + μ w̄ |A|² = Σ w |x|² − <A, FᵀWX>.
-        ridge_part -= parameters.ridge_of(self.side) * float(np.sum(weights[:, :rank] * pulls[:, :rank]))
-        if parameters.has_biases:
-            weights[:, rank:] = np.linalg.solve(self.plain_gram, pulls[:, rank:])
-            ridge_part -= parameters.bias_regularization * float(np.sum(weights[:, rank:] * pulls[:, rank:]))
+        weights = np.asarray(np.linalg.solve(self.gram, pulls), np.float64)
+        # At the lowest point Σ |x − Aᵀf|² + μ |A|² = Σ |x|² − <A, FᵀX>, coordinate by coordinate.
+        ridge_part += float(np.sum(self.strength * (squares - np.sum(weights * pulls, axis=0))))
         return replace(state, prior=weights, regularization_loss=ridge_part)
 
     def own_ridge(self, weights: NDArray[np.float64]) -> float:
         """Return the ridge part of A itself."""
-        parameters, rank, shrinkage = self.parameters, self.parameters.rank, self.parameters.feature_regularization
-        of_factors = parameters.ridge_of(self.side) * self.mean_weight * float(np.sum(weights[:, :rank] ** 2))
-        of_biases = parameters.bias_regularization * float(np.sum(weights[:, rank:] ** 2))
-        return shrinkage * (of_factors + of_biases)
+        return self.parameters.feature_regularization * float(np.sum(self.strength * np.sum(weights**2, axis=0)))
 
-    def _moments(self) -> NewRows[float]:
-        """Return what tells (FᵀWX with Fᵀb beside it, λ Σ w |x|² + λ_b Σ b²) of a block's rows."""
+    def _moments(self) -> Look[tuple[NDArray[np.float64], NDArray[np.float64], float]]:
+        """Return what tells (FᵀX, Σ x² by coordinate, λ Σ w |x|² + λ_b Σ b²) of a block's rows."""
         parameters, n_other, side = self.parameters, self.n_other, self.side
-        rank = parameters.rank
 
-        def tell(block: RowBlock, rows: FloatMatrix, features: FloatMatrix) -> tuple[NDArray[np.float64], float]:
-            weights = ridge_weights(block.counts, n_other, parameters)
-            pulls = np.zeros((features.shape[1], parameters.width))
+        def tell(
+            block: RowBlock, rows: FloatMatrix, features: FloatMatrix
+        ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+            ridge = parameters.ridge_of(side) * ridge_weights(block.counts, n_other, parameters)
+            pulls, squares = np.zeros((features.shape[1], parameters.width)), np.zeros(parameters.width)
             for first in range(0, len(rows), ROWS_AT_ONCE):
                 part = slice(first, first + ROWS_AT_ONCE)
-                known, own = _known(features[part]), rows[part].astype(np.float64)
-                own[:, :rank] *= weights[part, None]
-                pulls += known.T @ own
-            return pulls, regularization_loss(rows, parameters.ridge_of(side) * weights, parameters)
+                own = rows[part].astype(np.float64)
+                pulls += _known(features[part]).T @ own
+                squares += np.sum(own**2, axis=0)
+            return pulls, squares, regularization_loss(rows, ridge, parameters)
 
         return tell
 

@@ -95,6 +95,8 @@ class TrainedModel(Snapshot[R]):
     """Why training ended: all epochs ran, or no more progress of the objective or the held-out metric."""
     jitters: int
     """Ridge jitters that indefinite systems took, over the whole training."""
+    user_prior_strength: NDArray[np.float64] | None = None
+    """(width,) ρ: how strongly users are drawn to their prior rows; fold-in needs it. None without features."""
     user_feature_weights: NDArray[np.float32] | None = None
     """(n_features, width) A: the prior row of a user is the sum of those of its features; None without features."""
     item_feature_weights: NDArray[np.float32] | None = None

@@ -80,7 +80,8 @@ def model_row(features: FitFeatures | None, model: TrainedModel[Any]) -> dict[st
     if features is None:
         return {}
     sides = {"user": features.users, "item": features.items}
-    kept = {side: None if own is None else own.vocabulary.to_json() for side, own in sides.items()}
+    kept: dict[str, Any] = {side: None if own is None else own.vocabulary.to_json() for side, own in sides.items()}
+    kept["strength"] = None if model.user_prior_strength is None else model.user_prior_strength.tolist()
     weights = {"user": model.user_feature_weights, "item": model.item_feature_weights}
     return {
         "features": json.dumps(kept),
@@ -94,7 +95,8 @@ def kept_prior(context: Context, row: Row, side: Side, features: FitFeatures | N
     if own is None:
         return None
     flat = np.frombuffer(row[f"{side}_feature_factors"], np.float32)
-    return prior(context, side, own, flat.reshape(own.vocabulary.n_columns, -1))
+    strength = np.array(json.loads(row["features"])["strength"]) if side == "user" else None
+    return prior(context, side, own, flat.reshape(own.vocabulary.n_columns, -1), strength)
 
 
 def fitted_prior(
@@ -105,14 +107,21 @@ def fitted_prior(
         return None
     own = {"user": features.users, "item": features.items}[side]
     weights = {"user": model.user_feature_weights, "item": model.item_feature_weights}[side]
-    return None if own is None or weights is None else prior(context, side, own, weights)
+    strength = model.user_prior_strength if side == "user" else None
+    return None if own is None or weights is None else prior(context, side, own, weights, strength)
 
 
-def prior(context: Context, side: Side, own: SideFeatures, weights: NDArray[np.float32]) -> FeaturePrior:
+def prior(
+    context: Context,
+    side: Side,
+    own: SideFeatures,
+    weights: NDArray[np.float32],
+    strength: NDArray[np.float64] | None,
+) -> FeaturePrior:
     """Return where ids of one side lie by their features, and whether silent ones are answered."""
     settings = context.settings.train.features
     answers = settings is not None and {"user": settings.silent_users, "item": settings.silent_items}[side]
-    return FeaturePrior(weights, own.rows, answers)
+    return FeaturePrior(weights, strength, own.rows, answers)
 
 
 def names_of(settings: FeatureSettings, side: Side) -> list[str]:

@@ -45,6 +45,7 @@ def als_parameters(settings: Settings) -> AlsParameters:
         solver=t.solver,
         cg_steps=t.cg_steps,
         nonnegative=t.nonnegative,
+        feature_strength=1.0 if t.features is None else t.features.strength,
         feature_regularization=1.0 if t.features is None else t.features.regularization,
         seed=settings.seed,
         tolerance=None if stop is None else stop.tolerance,

@@ -36,6 +36,8 @@ class FeaturePrior:
 
     weights: NDArray[np.float32]
     """(n_columns, width) A."""
+    strength: NDArray[np.float64] | None
+    """(width,) ρ of users; None of items, which are not solved again."""
     rows: DataFrame
     """id, factor (array<float>) as ``SideFeatures.rows``."""
     answers_silent: bool

@@ -54,16 +54,16 @@ def fold_in(
     prior : of a model with features of users.
     """
     item_side = items
-    weights = None if prior is None else prior.weights
+    kept = None if prior is None or prior.strength is None else (prior.weights, prior.strength)
 
     def solve(table: pa.Table) -> pa.Table:
         with single_threaded_blas():
             return _solve_group(table, None, item_side, gram, parameters, n_items)
 
     def solve_beside(table: pa.Table, features: pa.Table) -> pa.Table:
-        assert weights is not None
+        assert kept is not None
         with single_threaded_blas():
-            return _solve_group(table, _Known(features, weights), item_side, gram, parameters, n_items)
+            return _solve_group(table, _Known(features, *kept), item_side, gram, parameters, n_items)
 
     block = logical_block(F.xxhash64("user_id"), n_blocks).alias("block")
     grouped = pairs.select("user_id", "position", "value", block).groupBy("block")
@@ -83,6 +83,8 @@ class _Known(NamedTuple):
     """user_id, factor: rows of features."""
     weights: NDArray[np.float32]
     """(n_columns, width) A."""
+    strength: NDArray[np.float64]
+    """(width,) ρ."""
 
     def prior_of(self, ids: pa.Array) -> NDArray[np.float64]:
         """Return the prior row of each id, zeros where nothing is known."""
@@ -116,7 +118,7 @@ def _solve_group(
         known_ids = beside.table["user_id"].combine_chunks()
         silent = known_ids.filter(pc.invert(pc.is_in(known_ids, value_set=ids)))
         ids = pa.concat_arrays([ids, silent])
-        prior = beside.prior_of(ids)
+        prior = beside.prior_of(ids), beside.strength
     known = table["position"].is_valid().to_numpy()
     position = table["position"].fill_null(-1).to_numpy()[known].astype(np.int32)
     value = table["value"].to_numpy()[known].astype(np.float32)
