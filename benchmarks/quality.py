@@ -70,9 +70,9 @@ SETTINGS: dict[str, dict[str, AlsParameters]] = {
     "lastfm-2k": {
         "rank 64": AlsParameters(
             rank=64,
-            regularization=0.55,
+            regularization=0.35,
             alpha0=1.0,
-            alpha=1.0,
+            alpha=0.8,
             epochs=10,
             init_scale=0.1,
             relaxation=1.0,
@@ -216,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures, ratios = figures_of(given)
     settings = {key: value for key, value in vars(given).items() if key not in ("keep", "folder")}
     name = f"quality-{given.data}" + ("-tuned" if given.tune else "") + ("-cold" if given.cold else "")
+    if given.data == "embedded" and given.listeners != 1000:
+        name += f"-{given.listeners}"
     finish(name, settings, figures, ratios, given.keep)
 
 

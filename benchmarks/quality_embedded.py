@@ -92,7 +92,9 @@ def _pairs(settings: Settings, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         known = combine_pairs(events.where(F.col("event_time") <= cutoff), rule)
         late = events.where((F.col("event_time") > cutoff) & (F.col("event_time") <= F.lit(newest)))
         held = (
-            combine_pairs(late, rule).where(F.col("value") > 0).join(known, on=["user_id", "item_id"], how="left_anti")
+            combine_pairs(late, rule.without_decay())
+            .where(F.col("value") > 0)
+            .join(known, on=["user_id", "item_id"], how="left_anti")
         )
         names = {"user_id": "user", "item_id": "item"}
         return known.toPandas().rename(columns=names), held.toPandas().rename(columns=names)

@@ -1,8 +1,15 @@
-"""The search from the defaults: it sees what is known of a task, and is told nothing of the data but that."""
+"""The search from the defaults: it sees what is known of a task, and is told nothing of the data but that.
+
+    python -m benchmarks.quality_search benchmarks/results/DATE-quality-NAME-tuned.json
+
+prints the trials of a kept result as a transcript.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -55,3 +62,24 @@ def searched(given: argparse.Namespace, task: Task) -> tuple[AlsParameters, dict
     told = f"rank {chosen.rank} {numbers} λ_b {chosen.bias_regularization:.3g} epochs {chosen.epochs}"
     print(f"    chosen: {told}", flush=True)
     return chosen, {"trials": trials, "rank_curve": rank_curve(found.trials)}
+
+
+def transcript(result: dict[str, Any]) -> str:
+    """Return the trials of a kept result, one line each, and what came of them."""
+    figures = result["figures"]
+    lines = [f"{'trial':>5} {'stage':8} {'rank':>5} {'ndcg@20':>9} {'epoch':>5}  start"]
+    for trial in figures["search"]["trials"]:
+        start = "cold" if trial["start"] is None else f"trial {trial['start']}"
+        told = f"{trial['value']:9.5f} {trial['best_epoch']:5d}"
+        lines.append(f"{trial['number']:5d} {trial['stage']:8} {trial['rank']:5d} {told}  {start}")
+    tuned = figures["tuned"]
+    settings = "  ".join(f"{name} {value:.4g}" for name, value in tuned["settings"].items() if value is not None)
+    judged = "  ".join(
+        f"{name} {tuned[name]:.4f}" for name in ("hr@10", "ndcg@10", "recall@20", "ndcg@20") if name in tuned
+    )
+    return "\n".join([*lines, f"chosen: {settings}", f"test part, {len(tuned['each'])} seeds: {judged}"])
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as file:
+        print(transcript(json.load(file)))

@@ -342,3 +342,16 @@ def test_spread_points_are_more_even_than_draws() -> None:
 def test_a_surrogate_needs_points() -> None:
     with pytest.raises(ConfigError, match="at least one point"):
         Surrogate.fit(np.zeros((0, 2)), np.zeros(0))
+
+
+@pytest.mark.parametrize(("gain", "moves"), [(0.009, False), (0.011, True)])
+def test_an_exponent_must_earn_its_way_under_the_implicit_objective(gain: float, moves: bool) -> None:
+    space = space_of(nu=1.0)
+    points = [(0.5, 0.5, 1.0), (0.5, 0.5, 0.5)]
+    trials = [
+        Trial(Proposal(number, "finish", point, 16, 16, None), value)
+        for number, (point, value) in enumerate(zip(points, (0.3, 0.3 * (1 + gain)), strict=True), start=1)
+    ]
+    assert best_cold(space.weighed(trials)).proposal.number == 1 + moves
+    explicit = space_of(objective="explicit", nu=1.0)
+    assert explicit.weighed(trials) == trials

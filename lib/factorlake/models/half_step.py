@@ -45,8 +45,8 @@ class HalfStepTask:
     turn: NDArray[np.float64] | None = None
     """(width, width) basis of the fixed rows, into which the solved side's present rows are yet to be turned."""
     prior_strength: NDArray[np.float64] | None = None
-    """(width,) ρ, where rows have a prior mean. Their prior rows then stand behind their present ones, [x | p], or alone
-    under the solver exact."""
+    """(width,) ρ, where rows have a prior mean. Their prior rows then stand behind their present ones, [x | p], or
+    alone under the solver exact."""
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def solve_one_block(
     ----------
     block : its neighbours are places in ``fixed``.
     warm : (n_rows, width) present factors of the block's own rows, before ``task.turn``; None where the solver is
-        exact or product, or nonnegative or hals from zeros. With ``task.prior_strength`` (n_rows, 2 width), the prior rows
-        behind them, or the prior rows alone. A row without observations is its prior row.
+        exact or product, or nonnegative or hals from zeros. With ``task.prior_strength`` (n_rows, 2 width), the prior
+        rows behind them, or the prior rows alone. A row without observations is its prior row.
     known : sums of the block's long rows, where its segments were summed beforehand; else they are summed here.
 
     The caller limits BLAS to one thread (``single_threaded_blas``).

@@ -2,8 +2,8 @@
 
 To the ridge λ Σ w |x|² comes ρ (Σ |x − Aᵀf|² + μ |A|²) with ρ = s λ w̄, w̄ the mean of w: A (n_features, rank) is a
 ridge regression of the rows on their features. It is solved anew after each half step of its side, so the objective
-falls as it does without. ρ is the same for every row: the more ratings a row has, the less its features say. The bias of
-a row has a prior of the same kind, with ρ_b = s λ_b. An id without ratings is where its features put it.
+falls as it does without. ρ is the same for every row: the more ratings a row has, the less its features say. The bias
+of a row has a prior of the same kind, with ρ_b = s λ_b. An id without ratings is where its features put it.
 
 Source: Agarwal and Chen, Regression-based latent factor models, KDD 2009 (here by alternating least squares).
 """

@@ -35,6 +35,9 @@ LEAST_GAIN = 0.002
 """Relative gain of the metric that a doubled rank must bring for a further one to be tried."""
 SHARES: dict[Stage, float] = {"design": 0.3, "halving": 0.1, "refine": 0.15}
 """Of the budget."""
+COST_OF_EXPONENT = 0.02
+"""Relative gain that ν, moved by 1 from where it was given, must bring under the implicit objective. Like κ it trades
+popular items for rare ones, in which one held-out part need not be like the next; by a smaller gain it stays."""
 TRIALS_OF_A_RANK = 3
 DESIGN_EPOCHS = 3
 REACH: dict[Stage, float] = {"refine": 0.35, "ranks": 0.15, "finish": 0.15}
@@ -142,6 +145,17 @@ class Space:
             weight *= made.alpha
         return replace(made, regularization=told["ridge"] * weight / scales.mean_ridge(made))
 
+    def weighed(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return trials as they compete: with their values less what their ν has to bring first."""
+        if self.start.objective != "implicit":
+            return list(trials)
+        place = self.dimensions.index(EXPONENT)
+        given = EXPONENT.place(self.start.nu)
+        return [
+            replace(one, value=one.value * (1 - COST_OF_EXPONENT * abs(one.proposal.point[place] - given)))
+            for one in trials
+        ]
+
     def point(self, parameters: AlsParameters) -> list[float]:
         """Return the point of settings, moved into the cube where they lie outside."""
         scales = self.scales
@@ -199,6 +213,7 @@ def next_trial(space: Space, budget: int, seed: int, trials: Sequence[Trial]) ->
         raise ConfigError(f"a search needs a budget of at least one trial, got {budget}")
     if [trial.proposal.number for trial in trials] != list(range(1, len(trials) + 1)):
         raise ConfigError("the trials are not those of one search, in order")
+    trials = space.weighed(trials)
     number = len(trials) + 1
     if number > budget:
         return None

@@ -144,10 +144,11 @@ class TrialRunner(Generic[R]):
         going_on = max(1, round(SHARES["halving"] * self.budget))
         wanted = set()
         if trials[-1].proposal.stage in ("design", "halving"):
-            wanted = {one.proposal.number for one in sorted(design, key=lambda one: -one.value)[:going_on]}
+            best_first = sorted(self.space.weighed(design), key=lambda one: -one.value)
+            wanted = {one.proposal.number for one in best_first[:going_on]}
         at_rank = [one for one in trials if one.proposal.rank == trials[-1].proposal.rank and not one.failed]
         if at_rank:
-            wanted.add(best_trial(at_rank).proposal.number)
+            wanted.add(best_trial(self.space.weighed(at_rank)).proposal.number)
         self.kept = {number: rows for number, rows in self.kept.items() if number in wanted}
 
     def _train(self, fold: Fold[R], parameters: AlsParameters, start: tuple[R, R] | None) -> _Trained[R]:
@@ -190,7 +191,7 @@ class Searched:
     @property
     def best(self) -> Trial:
         """The best trial from a cold start."""
-        return best_cold(self.trials)
+        return self.trials[best_cold(self.space.weighed(self.trials)).proposal.number - 1]
 
 
 def search(
@@ -218,7 +219,7 @@ def search(
         outcomes.append(outcome)
         if on_trial is not None:
             on_trial(trials[-1], outcome)
-    best = best_cold(trials)
+    best = best_cold(runner.space.weighed(trials))
     chosen = runner.space.parameters(best.proposal.point, best.proposal.rank, max(best.best_epoch, 1))
     return Searched(runner.space, tuple(trials), tuple(outcomes), replace(chosen, tolerance=None))
 
