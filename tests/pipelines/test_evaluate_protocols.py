@@ -11,12 +11,16 @@ import pytest
 from pyspark.sql import SparkSession
 
 from factorlake.config.loader import build
-from factorlake.config.settings import TrainSettings
 from factorlake.errors import ModelRefusedError
 from factorlake.evaluation.calibration import Calibration
+from factorlake.models.parameters import AlsParameters
 from factorlake.pipelines import publish, recommend, train
-from factorlake.pipelines.judging import Part, Task
+from factorlake.pipelines.fit import als_parameters
+from factorlake.pipelines.judged_calibration import calibrate
+from factorlake.pipelines.judging import Measured, Part, Task
+from factorlake.pipelines.report import build_report
 from factorlake.pipelines.rivals_pyspark import pyspark_ml, spark_parameters
+from factorlake.reporting.content import CalibrationCurve
 from tests.pipelines.judged_lake import ITEMS, JudgedLake, K, figures, new_lake, rows_of, truth_of, write_table
 from tests.reference.contents import read_table
 from tests.reference.judging import best, counts_of, item_neighbours, neighbour_scores
@@ -91,7 +95,16 @@ def test_a_calibrated_model_tells_probabilities(lake: JudgedLake) -> None:
     told = figures(rows)
     listed = row["n"]
     assert listed == K * result.counts["judged_users"]
-    assert 0 <= told["model", f"ece@{K}"][0] < 0.5
+    page = build_report(context, result, [])
+    assert page.calibration == CalibrationCurve("time", tuple(row["scores"]), tuple(row["probabilities"]), listed)
+    # Other judgements of this model stand under splits of their own.
+    slices, whole = ([part for part in of if part.split == "time"] for of in (page.slices, page.evaluation))
+    assert {(part.name, part.metric): part.value for part in slices if part.slice == "segment=north"} == {
+        key: figure[0] for key, figure in figures(rows, "segment=north").items() if not key[0].startswith("diff")
+    }
+    assert {part.slice for part in slices} == set(rows["slice"].dropna())
+    assert {(part.name, part.metric) for part in whole} == {key for key in told if "diff" not in key[0]}
+    assert 0 <= told["model", f"ece@{K}"][0] < told["model", f"ece_of_scores@{K}"][0]
     assert 0 < told["model", f"brier@{K}"][1] < told["model", f"brier@{K}"][0] < 0.5
     # The lists are made anew, since what decides on them has changed, and then stand.
     assert recommend.run(context).exit_code == 0
@@ -104,6 +117,19 @@ def test_a_calibrated_model_tells_probabilities(lake: JudgedLake) -> None:
     assert np.array_equal(lists.loc[by_model, "probability"].to_numpy(np.float32), expected)
     assert lists.loc[~by_model, "probability"].isna().all()
     assert lists.loc[by_model, "probability"].between(0, 1).all()
+
+
+@pytest.mark.spark
+def test_scores_as_they_are_count_as_probabilities_kept_between_zero_and_one(spark: SparkSession) -> None:
+    users = [f"u{n}" for n in range(12)]
+    lists = [(user, "a", 2.0, "model") for user in users] + [(user, "b", 9.0, "popularity") for user in users]
+    frame = spark.createDataFrame(lists, "user_id string, item_id string, score double, source string")
+    truth = spark.createDataFrame([(user, "a") for user in users[:3]], "user_id string, item_id string")
+    found = calibrate(frame, truth, 2)
+    assert found is not None
+    # Twelve items listed as certain, of which three hit.
+    assert found.figures[Measured("model", "ece_of_scores@2")].value == 0.75
+    assert found.figures[Measured("model", "ece@2")].value < 0.75
 
 
 @pytest.mark.spark
@@ -175,8 +201,8 @@ def test_the_live_model_is_judged_as_it_was_as_a_candidate_and_the_gate_goes_by_
         publish.run(other.context)
 
 
-def settings_of(**train: object) -> TrainSettings:
-    return build({"train": train}).train
+def settings_of(**train: object) -> AlsParameters:
+    return als_parameters(build({"train": train}))
 
 
 def test_settings_that_spark_has_words_for_are_mapped_and_others_not() -> None:
@@ -196,6 +222,7 @@ def test_settings_that_spark_has_words_for_are_mapped_and_others_not() -> None:
         (settings_of(objective="explicit", rank=8), False),
         (settings_of(**{**hkv, "frequency_exponent": 0.5}), False),
         (settings_of(**{**hkv, "unobserved_weight": 0.5}), False),
+        (settings_of(**{**hkv, "item_regularization": 0.1}), False),
         (settings_of(**modern), False),
         (settings_of(**{**modern, "frequency_offset": None}), True),
         (settings_of(objective="frobenius", nonnegative=True, rank=8), False),

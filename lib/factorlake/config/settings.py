@@ -5,6 +5,7 @@ docs/configuration.md is generated from these classes.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -269,8 +270,11 @@ class FeatureSettings(Section):
     """Most values of one attribute that count; the rarest are left out."""
     bins: int = Field(default=8, ge=2, le=64)
     """Ranges of an attribute that is a number."""
+    strength: NotNegative = 1.0
+    """How strongly an average row is drawn to where its features put it, over its ridge. The more events a row has, the
+    less its features say."""
     regularization: NotNegative = 1.0
-    """Ridge of the regression of factors on features: as many average rows at zero stand beside the real ones."""
+    """Ridge of the regression of factors on features: as many rows at zero stand beside the real ones."""
     silent_users: bool = True
     """Whether users with attributes and without events get factors and lists."""
     silent_items: bool = True
@@ -333,7 +337,7 @@ class TrainSettings(Section):
     use_value: bool = False
     """Multiply an event's weight by its value. Explicit always reads the value as the rating. A log that has a weight
     of its own for each event hands it over as the value."""
-    half_life_days: PositiveFinite | dict[str, PositiveFinite] | None = None
+    half_life_days: float | dict[str, float] | None = None
     """An event that is older by so many days than the newest one that may be known weighs half; by event type: types
     not named keep their weight. None: age does not count. Not for ratings (explicit, frobenius)."""
     combine: Literal["sum", "max", "last", "mean", "count"] = "sum"
@@ -361,19 +365,32 @@ class TrainSettings(Section):
             raise ValueError(f"objective {self.objective} needs an item_regularization greater than 0")
         return self
 
+    @field_validator("half_life_days")
+    @classmethod
+    def _half_lives_are_lengths(cls, given: float | dict[str, float] | None) -> float | dict[str, float] | None:
+        for days in given.values() if isinstance(given, dict) else () if given is None else (given,):
+            if not 0 < days < math.inf:
+                raise ValueError(f"must be a number of days greater than 0, got {days}; leave it out for no decay")
+        return given
+
     @model_validator(mode="after")
     def _what_decays_is_a_weight(self) -> TrainSettings:
         if not self.half_life_days:
             return self
         if self.objective != "implicit":
             raise ValueError(
-                f"half_life_days halves the weight of an event, and objective {self.objective} reads events as ratings, "
-                "which age does not change: leave half_life_days out, or set objective implicit"
+                f"half_life_days halves the weight of an event, and objective {self.objective} reads events as "
+                "ratings, which age does not change: leave half_life_days out, or set objective implicit"
             )
         if self.combine == "count":
             raise ValueError(
                 "combine count counts events whatever they weigh, so half_life_days would change nothing: set combine "
                 "sum, which adds up what is left of their weights"
+            )
+        if self.alpha is not None and self.early_stopping is not None and self.early_stopping.metric == "objective":
+            raise ValueError(
+                "with alpha and half_life_days the objective holds a constant, 1 + 1/(α r) of each pair, beside which "
+                "its fall is too small to stop by: set early_stopping null or its metric ndcg@10, or leave alpha out"
             )
         return self
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self, get_args
 
 from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.recommendation import _ALSModelParams, _ALSParams
 
 from factorlake.errors import ConfigError
+from factorlake.models.mappings import from_ials, from_spark
 from factorlake.models.parameters import AlsParameters
 from factorlake.types import PlanName, Solver
 
@@ -175,20 +177,19 @@ class EstimatorParams(_ALSParams, ModelParams):
             raise ConfigError(f"alpha is {self.getAlpha()}; it must be greater than 0")
         if self.getMaxIter() < 1:
             raise ConfigError(f"maxIter is {self.getMaxIter()}; it must be at least 1")
-        return AlsParameters(
-            objective="implicit" if implicit else "explicit",
-            rank=self.getRank(),
-            regularization=self.getRegParam(),
+        rank, ridge = self.getRank(), self.getRegParam()
+        if implicit and weight is not None:
+            objective = replace(from_ials(rank, ridge, weight), nonnegative=self.getNonnegative())
+        else:
+            objective = from_spark(rank, ridge, self.getAlpha(), implicit, self.getNonnegative())
+        return replace(
+            objective,
             nu=self.getFrequencyExponent(),
-            kappa=weight if modern else 0.0,
-            alpha0=1.0 if weight is None else weight,
-            alpha=self.getAlpha() if implicit and not modern else None,
             biases=biases,
             bias_regularization=self.getBiasRegParam(),
             epochs=self.getMaxIter(),
             init_scale=AlsParameters.init_scale if modern or biases else SPARKS_INIT_SCALE,
             solver=self.getSolver(),  # type: ignore[arg-type]
-            nonnegative=self.getNonnegative(),
             seed=DEFAULT_SEED if seed is None else seed,
             tolerance=self.getTol() or None,
         )

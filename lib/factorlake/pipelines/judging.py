@@ -14,7 +14,7 @@ from factorlake.models.blocks import number_of_blocks
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.evaluate_tables import candidate_pairs, held_out_pairs
 from factorlake.pipelines.holdout import PAIR, chosen_by_hash, split_events, without_pairs
-from factorlake.pipelines.models import selected_events, training_pairs
+from factorlake.pipelines.models import held_out_truth, selected_events, training_pairs
 from factorlake.spark.compat import keep, release
 
 MODEL, LIVE, POPULARITY, NEIGHBOURS = "model", "live", "popularity", "neighbours"
@@ -119,7 +119,7 @@ def split_pairs(context: Context, row: Row) -> tuple[DataFrame, DataFrame]:
     known, held = split_events(
         events, settings.split, row["cutoff"], settings.test_share, context.settings.seed, settings.last_n
     )
-    return training_pairs(context, known), training_pairs(context, held)
+    return training_pairs(context, known), held_out_truth(context, held)
 
 
 def task_of(context: Context, known: DataFrame, held: DataFrame, explicit: bool, n_observed: int) -> Task:

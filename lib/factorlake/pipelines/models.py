@@ -15,17 +15,19 @@ import factorlake
 from factorlake.config.settings import Settings, SgdSettings, TrainSettings
 from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
-from factorlake.spark.pairs import PairRule, combine_pairs, select_events
+from factorlake.spark.pairs import PairRule, combine_pairs, newest_time, select_events
 from factorlake.tables import delta_io, registry
-from factorlake.times import from_micros
 
 Trainer = Literal["als", "sgd"]
 TRAINERS: tuple[Trainer, ...] = ("als", "sgd")
 # Settings that say how a model is computed and not which: the same model in every plan.
 NOT_DECIDING = ("plan", "threads")
+# With α: α|r| of a decayed pair from which on it is observed. Its target 1 + 1/(α|r|) has no bound as the pair fades,
+# while its weight 1 + α|r| comes down to that of an unobserved pair.
+LEAST_CONFIDENCE = 2.0**-20
 # What `sgd` takes from the train settings: how events become ratings, what is held out, the ridge of users' biases.
 KEPT_BY_SGD = (
-    *("event_weights", "use_value", "combine", "value_scaling", "holdout_days", "bias_regularization"),
+    *("event_weights", "use_value", "combine", "value_scaling", "value_scale", "holdout_days", "bias_regularization"),
     *NOT_DECIDING,
 )
 
@@ -123,6 +125,9 @@ def pair_rule(settings: Settings) -> PairRule:
         combine=train.combine,
         log_scaling=train.value_scaling == "log",
         keep_zero=explicit,
+        log_scale=train.value_scale,
+        half_life_days=train.half_life_days,
+        faded_below=LEAST_CONFIDENCE / train.alpha if train.alpha is not None else 0.0,
     )
 
 
@@ -132,14 +137,25 @@ def selected_events(context: Context, version: int | None = None) -> DataFrame:
     select = context.settings.select
     newest = None
     if select.window_days is not None:
-        micros = events.agg(F.unix_micros(F.max("event_time"))).collect()[0][0]
-        newest = None if micros is None else from_micros(micros)
+        newest = newest_time(events)
     return select_events(events, select.event_types, select.min_value, newest, select.window_days)
 
 
-def training_pairs(context: Context, events: DataFrame) -> DataFrame:
-    """Return (user_id, item_id, value) of events under the settings' rule."""
-    return combine_pairs(events, pair_rule(context.settings))
+def training_pairs(context: Context, events: DataFrame, newest: datetime | None = None) -> DataFrame:
+    """Return (user_id, item_id, value) of events under the settings' rule.
+
+    events : all that may be known: their ages are measured from the newest of them, as if there were no later ones.
+    newest : its time, where the caller has it.
+    """
+    return combine_pairs(events, pair_rule(context.settings), newest)
+
+
+def held_out_truth(context: Context, events: DataFrame) -> DataFrame:
+    """Return (user_id, item_id, value) of events that judge.
+
+    They do not decay: whether a held-out pair counts is the same whatever half-life is tried on the known ones.
+    """
+    return combine_pairs(events, pair_rule(context.settings).without_decay())
 
 
 def seen_pairs(context: Context, version: int | None, before: Any = None) -> DataFrame:

@@ -10,8 +10,11 @@ from pyspark.ml.recommendation import ALS, ALSModel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from factorlake.config.settings import TrainSettings
+from factorlake.errors import ConfigError
+from factorlake.models.mappings import to_spark
+from factorlake.models.parameters import AlsParameters
 from factorlake.pipelines.context import Context
+from factorlake.pipelines.fit import als_parameters
 from factorlake.pipelines.holdout import PAIR, without_pairs
 from factorlake.pipelines.judging import PYSPARK_ML, Part, Task
 from factorlake.spark.compat import keep, release
@@ -65,42 +68,31 @@ class PysparkMl:
             release(frame)
 
 
-def spark_parameters(train: TrainSettings, all_ones: bool) -> tuple[dict[str, Any], str]:
-    """Return pyspark.ml's parameters for our settings, and one line that tells what they are.
+def spark_parameters(parameters: AlsParameters, all_ones: bool) -> tuple[dict[str, Any], str]:
+    """Return pyspark.ml's parameters for our own, and one line that tells what they are.
 
-    They are the same objective in Spark's words where there is such (docs/math.md, section 1): explicit without biases,
-    and implicit with α, both at ν = 1 without an offset; modern iALS at ν = 1 without an offset where every rating is 1
-    (``all_ones``), by α = 1/α0 and λ' = λ(1 + α0)/α0. Else Spark's defaults at our rank.
+    They are the same objective in Spark's words where there is such (`to_spark`), also modern iALS without an offset
+    where every rating is 1 (``all_ones``). Else Spark's defaults at our rank.
     """
-    common: dict[str, Any] = {"rank": train.rank, "nonnegative": train.nonnegative}
-    same_ridge = train.frequency_exponent == 1 and not train.frequency_offset
-    exact: dict[str, Any] | None = None
-    if train.objective == "explicit":
-        if same_ridge and not train.biases:
-            exact = {"implicitPrefs": False, "regParam": train.regularization}
-    elif train.objective == "implicit" and train.alpha is not None:
-        if same_ridge and train.unobserved_weight == 1:
-            exact = {"implicitPrefs": True, "alpha": train.alpha, "regParam": train.regularization}
-    elif (
-        train.objective == "implicit"
-        and all_ones
-        and same_ridge
-        and train.frequency_offset == 0 < train.unobserved_weight
-    ):
-        weight = train.unobserved_weight
-        exact = {"implicitPrefs": True, "alpha": 1 / weight, "regParam": train.regularization * (1 + weight) / weight}
-    if exact is None:
+    common: dict[str, Any] = {"rank": parameters.rank, "nonnegative": parameters.nonnegative}
+    try:
+        found = to_spark(parameters, all_ones)
+    except ConfigError:
         told = "its defaults at the same rank: there is no exact mapping of these settings"
-        return {**common, "implicitPrefs": train.objective != "explicit"}, told
-    numbers = ", ".join(f"{name} {value:g}" for name, value in exact.items() if name != "implicitPrefs")
-    return {**common, **exact, "maxIter": train.epochs}, f"the same objective: {numbers}"
+        return {**common, "implicitPrefs": parameters.objective != "explicit"}, told
+    exact = {"regParam": found.reg_param}
+    if found.implicit:
+        exact = {"alpha": found.alpha, **exact}
+    numbers = ", ".join(f"{name} {value:g}" for name, value in exact.items())
+    given = {**common, "implicitPrefs": found.implicit, **exact, "maxIter": parameters.epochs}
+    return given, f"the same objective: {numbers}"
 
 
 def pyspark_ml(context: Context, task: Task) -> PysparkMl:
     """Train pyspark.ml's ALS on all that may be learnt from."""
     settings, learnt = context.settings, task.learnt
     all_ones = settings.train.objective != "explicit" and not learnt.where(F.col("value") != 1).take(1)
-    parameters, told = spark_parameters(settings.train, all_ones)
+    parameters, told = spark_parameters(als_parameters(settings), all_ones)
     context.progress(f"{PYSPARK_ML}: training with {told}")
     ids = {
         side: keep(

@@ -12,19 +12,22 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from factorlake.errors import NOTHING_TO_DO, ConfigError
+from factorlake.models.spectrum import spectrum
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.features import features_print, fitted_prior, learn_features, model_row
-from factorlake.pipelines.fit import fit
+from factorlake.pipelines.fit import fit, sgd_parameters
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import (
     Trainer,
     as_trained,
+    held_out_truth,
     model_version,
     selected_events,
     settings_of_model,
     training_pairs,
 )
+from factorlake.pipelines.sgd_baselines import record_baselines
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
 from factorlake.spark.features import with_silent_items
@@ -63,8 +66,8 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     if existing is not None:
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
     known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
-    known = keep(training_pairs(context, known_events))
-    everything = known if cutoff is None else training_pairs(context, events)
+    known = keep(training_pairs(context, known_events, newest if cutoff is None else None))
+    everything = known if cutoff is None else training_pairs(context, events, newest)
     trace: list[TraceRow] = []
 
     def tell(row: TraceRow) -> None:
@@ -78,7 +81,10 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         fitted = fit(context, known, version, trainer, on_half_step=tell, validation=validation, features=features)
         context.progress("solving every user on all events")
         try:
+            found = spectrum(fitted.model.users, fitted.model.items, fitted.parameters.rank)
             factors_version = _write_factors(context, fitted, known, everything, version, features)
+            if trainer == "sgd":
+                record_baselines(context, known, sgd_parameters(settings), version, fitted.n_blocks)
         finally:
             fitted.release()
     finally:
@@ -104,6 +110,7 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         "epochs": model.epochs,
         "loss": float(model.loss),
         "metrics": {},
+        "spectrum": found.to_json(),
         **model_row(features, model),
     }
     models_version = context.record_model(row)
@@ -136,7 +143,7 @@ def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: d
         return None
     if cutoff is None:
         raise ConfigError(f"train.early_stopping.metric {metric} needs a holdout: set train.holdout_days")
-    held = training_pairs(context, events.where(F.col("event_time") > F.lit(cutoff)))
+    held = held_out_truth(context, events.where(F.col("event_time") > F.lit(cutoff)))
     return Validation(epoch_metric(metric, known, held), larger_is_better=metric != "rmse")
 
 

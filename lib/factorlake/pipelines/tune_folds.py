@@ -20,10 +20,10 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.models.trials import Fold
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.holdout import chosen_by_hash, split_events, without_pairs
-from factorlake.pipelines.models import training_pairs
+from factorlake.pipelines.models import held_out_truth, training_pairs
 from factorlake.spark.compat import keep, release
 from factorlake.spark.opened_pairs import OpenedPairs, opened_pairs
-from factorlake.times import from_micros
+from factorlake.spark.pairs import newest_time
 
 ROWS_HELD = 6
 """Copies of both sides' factors that a search holds beside training: of the trial that runs, of its best epoch, and of
@@ -103,7 +103,7 @@ def open_folds(
                         progress=context.progress,
                     )
                 )
-                judged = place_held_out(one, known, training_pairs(context, later), metric, tune.max_users)
+                judged = place_held_out(one, known, held_out_truth(context, later), metric, tune.max_users)
             finally:
                 release(known)
             opened.append(one)
@@ -127,10 +127,10 @@ def fold_of_events(context: Context, events: DataFrame, number: int) -> tuple[Da
         return events.where(~held), events.where(held)
     cutoff = None
     if tune.split == "time":
-        micros = events.agg(F.unix_micros(F.max("event_time"))).collect()[0][0]
-        if micros is None:
+        newest = newest_time(events)
+        if newest is None:
             raise ConfigError("tune.split time needs events with a time; take split hash")
-        cutoff = from_micros(micros) - timedelta(days=tune.holdout_days or context.settings.train.holdout_days or 0.0)
+        cutoff = newest - timedelta(days=tune.holdout_days or context.settings.train.holdout_days or 0.0)
     return split_events(events, tune.split, cutoff, tune.test_share, seed, tune.last_n)
 
 

@@ -258,6 +258,7 @@ _TABLES = [
         features string: Columns of its features by side, as JSON; null where it has none.
         user_feature_factors binary: A of the users, columns × width float32, row by row; null where it has none.
         item_feature_factors binary: The same of the items.
+        spectrum string: Singular values of XYᵀ, effective rank and row norms of training as JSON; null where not known.
         """,
         grows=True,
     ),
@@ -286,7 +287,7 @@ _TABLES = [
         "One metric of one model on one split, baselines beside it.",
         """
         model_version string: The model under judgement.
-        split string: time, last_n, hash or given; with _sampled where given candidates were ranked.
+        split string: time, last_n, hash or given; with _sampled where candidates were ranked; validation: sgd's own.
         name string: model, a baseline, live (the published model), or another's; difference:NAME is what model gains.
         metric string: Metric with its cut-off, such as ndcg@10.
         value double: Mean over users (RMSE, MAE: over pairs).
