@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from factorlake.config.settings import Settings
+from factorlake.models.spectrum import Spectrum
 from factorlake.reporting.content import (
     Batch,
+    CalibrationCurve,
     Expectation,
     MetricRow,
     PlantedShare,
@@ -86,6 +88,27 @@ def evaluation() -> tuple[MetricRow, ...]:
         *rows,
         MetricRow("time", "model", "coverage@10", 0.842, None, None, 948),
         MetricRow("time", "popularity", "coverage@10", 0.052, None, None, 948),
+        MetricRow("time", "neighbours", "ndcg@10", 0.2713, 0.2613, 0.2813, 948),
+        MetricRow("time", "pyspark_ml", "ndcg@10", 0.3001, 0.2901, 0.3101, 948),
+        MetricRow("time", "last_year", "ndcg@10", 0.2222, 0.2122, 0.2322, 948),
+        MetricRow("time", "model", "ece_of_scores@10", 0.2504, None, None, 948),
+        MetricRow("time", "model", "ece@10", 0.0107, None, None, 948),
+        MetricRow("time", "model", "brier@10", 0.1203, 0.1103, 0.1303, 948),
+    )
+
+
+def slices() -> tuple[MetricRow, ...]:
+    parts = ["segment=north", "segment=süd", *(f"activity={decile}" for decile in (10, 2, 1))]
+    rows = []
+    for at, part in enumerate(parts):
+        for name, value in (("model", 0.3 + 0.01 * at), ("popularity", 0.1 + 0.01 * at), ("last_year", 0.2)):
+            n = 100 + at
+            rows.append(MetricRow("time", name, "recall@10", 0.9, 0.8, 1.0, n, part))
+            rows.append(MetricRow("time", name, "ndcg@10", round(value, 4), value - 0.05, value + 0.05, n, part))
+    return (
+        *rows,
+        MetricRow("time", "model", "recall@10", 0.4444, 0.4, 0.5, 31, "category=rock"),
+        MetricRow("time", "popularity", "ndcg@10", 0.0512, 0.04, 0.06, 17, "cold"),
     )
 
 
@@ -130,7 +153,10 @@ def make_report() -> RunReport:
             Expectation("expect_table_row_count_to_be_between", None),
         ),
         trace=trace(8),
+        spectrum=Spectrum((41.5, 30.25, 8.5, 2.0), 3.1, (0.1, 0.2, 0.5, 0.9, 2.5), (0.0, 0.3, 0.7, 1.1, 4.75)),
         evaluation=evaluation(),
+        slices=slices(),
+        calibration=CalibrationCurve("time", (-0.1, 0.4, 1.2), (0.01, 0.05, 0.7), 9480),
         samples=users,
         planted=PlantedShare(0.687, PLANTED),
         skews=tuple(

@@ -104,6 +104,10 @@ def hostile_report(text: str) -> RunReport:
         expectations=(Expectation(text, False, 3, text),),
         trace=(TraceRow(1, text, text, 2.0, 1.0, 1.0, 0.1, text, 0.5, text, text),),
         evaluation=(MetricRow(text, "model", text, 0.5, 0.4, 0.6, 9), MetricRow(text, text, text, 0.5)),
+        slices=(
+            MetricRow(text, "model", "ndcg@10", 0.5, 0.4, 0.6, 9, f"segment={text}"),
+            MetricRow(text, text, text, 0.5, None, None, 9, text),
+        ),
         samples=(UserSample((text,), (Suggestion(text, 1.0, text),)),),
         versions={text: 3},
         publication=Publication(False, text, text, 1, 2),
@@ -162,7 +166,8 @@ def test_reasons_on_the_page_equal_the_figures_given(report: RunReport) -> None:
 
 def test_metrics_on_the_page_equal_the_figures_given(report: RunReport) -> None:
     rows = Page(render_html(report)).table("Split time")
-    names = {"published model": "live"}
+    names = {"published model": "live", "item neighbours": "neighbours", "pyspark.ml ALS": "pyspark_ml"}
+    assert rows[0] == ["metric", "model", "published model", "popularity", *list(names)[1:], "last_year"]
     read = {
         (row[0], names.get(head, head)): float(cell[:6])
         for row in rows[1:]
@@ -179,6 +184,47 @@ def test_trace_on_the_page_equals_the_figures_given(report: RunReport) -> None:
     shown = [float(row[3].replace(",", "")) for row in rows]
     # One decimal is shown above 1,000: half of the last place, plus a breath for its rounding.
     assert shown == pytest.approx([row.loss for row in report.trace], abs=0.0501)
+
+
+def test_spectrum_on_the_page_is_the_one_given(report: RunReport) -> None:
+    assert report.spectrum is not None
+    page = Page(render_html(report))
+    rows = {row[0]: [float(cell.replace(",", "")) for cell in row[1:]] for row in page.table("Lengths of factor")[1:]}
+    assert rows == {
+        "users": [report.users, *report.spectrum.user_norms],
+        "items": [report.items, *report.spectrum.item_norms],
+    }
+    assert any("rank 4; its effective rank" in text and "is 3.10." in text for text in page.texts)
+    assert "What the model is made of" not in render_html(replace(report, spectrum=None))
+
+
+def test_slices_on_the_page_equal_the_figures_given(report: RunReport) -> None:
+    page = Page(render_html(report))
+    given = {(row.slice, row.name): row for row in report.slices if row.metric == "ndcg@10" or "cat" in str(row.slice)}
+    tables = {
+        "By segment of users": ("segment=", ["süd", "north"]),
+        "By activity of users": ("activity=", ["1", "2", "10"]),
+        "By category of held-out items": ("category=", ["rock"]),
+        "Users of whom nothing is known": ("", ["cold"]),
+    }
+    for start, (prefix, labels) in tables.items():
+        rows = page.table(start)
+        assert [row[0] for row in rows[1:]] == labels
+        for row in rows[1:]:
+            for name, cell in zip(rows[0][2:], row[2:], strict=True):
+                told = given.pop((prefix + row[0], name))
+                assert (float(cell[:6]), int(row[1])) == (told.value, told.n)
+    assert not given
+    assert "recall@10" in next(caption for caption in page.tables if caption.startswith("By category"))
+
+
+def test_calibration_on_the_page_is_the_one_given(report: RunReport) -> None:
+    rows = {row[0]: row[1] for row in Page(render_html(report)).table("Probabilities of a hit")[1:]}
+    assert rows["calibration error of scores as they are"] == "0.2504"
+    assert rows["calibration error of probabilities"] == "0.0107"
+    assert rows["Brier score of probabilities"] == "0.12030.1103 to 0.1303"
+    assert rows["listed items behind the map"] == "9,480"
+    assert "What a score is worth" not in render_html(replace(report, calibration=None))
 
 
 def test_every_recommended_name_and_score_is_on_the_page(report: RunReport) -> None:
@@ -244,8 +290,8 @@ def test_report_of_a_run_that_reached_nothing_is_still_a_page() -> None:
 
 def test_figures_and_tables_have_words_for_those_who_do_not_see_them(report: RunReport) -> None:
     page = Page(render_html(report))
-    assert page.elements.count("svg") == 5
-    assert sum((element, key, value) == ("svg", "role", "img") for element, key, value in page.attributes) == 5
+    assert page.elements.count("svg") == 7
+    assert sum((element, key, value) == ("svg", "role", "img") for element, key, value in page.attributes) == 7
     assert page.elements.count("caption") == page.elements.count("table")
     assert page.elements.count("h1") == 1
     assert ("html", "lang", "en") in page.attributes

@@ -27,7 +27,9 @@ def test_summary_holds_the_accounting_equation_and_it_adds_up(report: RunReport)
 def test_summary_shows_metrics_beside_popularity_and_the_planted_share(report: RunReport) -> None:
     text = render_summary(report)
     line = next(line for line in text.splitlines() if line.strip().startswith("ndcg@10 "))
-    assert line.split()[-3:] == ["0.3312", "0.3255", "0.1409"]
+    assert line.split()[-6:] == ["0.3312", "0.3255", "0.1409", "0.2713", "0.3001", "0.2222"]
+    heads = next(line for line in text.splitlines() if line.strip().startswith("metric "))
+    assert heads.split()[-6:] == ["model", "live", "popularity", "neighbours", "pyspark_ml", "last_year"]
     assert "68.7 % of the planted taste found" in text
 
 
@@ -78,6 +80,9 @@ def test_json_holds_the_figures_given(report: RunReport) -> None:
     assert figures["planted"]["value"] == 0.687
     assert [row["loss"] for row in figures["trace"]] == [row.loss for row in report.trace]
     assert figures["seconds"]["ingest"] == 8.31
+    assert len(figures["slices"]) == len(report.slices)
+    assert figures["calibration"]["probabilities"] == [0.01, 0.05, 0.7]
+    assert figures["spectrum"]["effective_rank"] == 3.1
     assert figures["model_version"] == report.model_version
 
 

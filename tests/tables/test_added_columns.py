@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
-from factorlake.tables import delta_io
+from factorlake.tables import delta_io, registry
+from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMAS
 from tests.reference.contents import read_table
 
@@ -29,3 +30,14 @@ def test_a_column_that_came_later_is_null_in_rows_of_before(spark: SparkSession,
     assert {row["name"]: row["slice"] for row in rows} == {"old": None, "new": "cold"}
     comment = delta_io.read(spark, path).schema["slice"].metadata["comment"]
     assert comment == NOW.fields["slice"].metadata["comment"]
+
+
+def test_a_model_of_before_a_column_is_found_with_nulls_in_it(spark: SparkSession, lake_root: str) -> None:
+    lake = Lake.at(lake_root, "main")
+    models = SCHEMAS["models"]
+    new = ("features", "user_feature_factors", "item_feature_factors", "spectrum")
+    before = replace(models, fields=StructType([field for field in models.fields if field.name not in new]))
+    delta_io.append_rows(spark, [{"model_version": "old", "rank": 4}], lake.own("models"), before, run_id="a")
+    row = registry.model(spark, lake, "old")
+    assert row is not None
+    assert (row["rank"], [row[name] for name in new]) == (4, [None] * 4)

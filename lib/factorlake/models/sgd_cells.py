@@ -140,8 +140,12 @@ def chosen_for_validation(
     user_hashes: NDArray[np.int64], item_hashes: NDArray[np.int64], parameters: SgdParameters
 ) -> NDArray[np.bool_]:
     """Return which ratings are held out for validation, by the hashes of their users and items, each (n,)."""
-    seed = _signed(draw_key(parameters.seed, _VALIDATION))
-    return hash_split(user_hashes, item_hashes, parameters.validation_share, seed)
+    return hash_split(user_hashes, item_hashes, parameters.validation_share, validation_seed(parameters))
+
+
+def validation_seed(parameters: SgdParameters) -> int:
+    """Return the seed by which `hash_split` holds ratings out for validation."""
+    return _signed(draw_key(parameters.seed, _VALIDATION))
 
 
 def cells_of_group(

@@ -64,7 +64,7 @@ JOBS = {
             "train_sgd",
             "Train a candidate by stochastic gradients.",
             (),
-            ("models", "training_trace", "candidates"),
+            ("models", "training_trace", "evaluation", "candidates"),
         ),
         Job(
             "decompose",

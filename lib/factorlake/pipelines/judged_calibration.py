@@ -35,7 +35,8 @@ def calibrate(lists: DataFrame, truth: DataFrame, k: int) -> Calibrated | None:
 
     Returns None where the model made no list. The errors (``ece@k``, ``brier@k``) are of pairs that the map was not
     fitted to: users fall into two halves by hash, and each half is judged by the other's map. They are left out where a
-    half is empty.
+    half is empty. Beside them stands the error of the scores taken for probabilities as they are, kept to [0, 1]
+    (``ece_of_scores@k``).
     """
     own = lists.where(F.col("source") == MODEL).select(*PAIR, "score")
     n_users = own.select("user_id").distinct().count()
@@ -60,10 +61,11 @@ def calibrate(lists: DataFrame, truth: DataFrame, k: int) -> Calibrated | None:
         probabilities[one] = fit_calibration(scores[~one], hit[~one]).apply(scores[one])
     owner = np.searchsorted(distinct(users), users)
     squares = np.bincount(owner, (probabilities - hit) ** 2)
-    error = calibration_error(probabilities, hit)
+    error, before = calibration_error(probabilities, hit), calibration_error(scores.clip(0.0, 1.0), hit)
     figures: Figures = {
         # A sum of absolute values over bins has no interval by user.
         Measured(MODEL, f"ece@{k}"): Interval(error, -np.inf, np.inf, len(squares)),
+        Measured(MODEL, f"ece_of_scores@{k}"): Interval(before, -np.inf, np.inf, len(squares)),
         Measured(MODEL, f"brier@{k}"): ratio_interval(squares, np.bincount(owner)),
     }
     return Calibrated(whole, len(scores), figures)

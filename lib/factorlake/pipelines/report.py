@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from factorlake.config.settings import Settings
 from factorlake.errors import DONE, ConfigError
+from factorlake.models.spectrum import Spectrum
 from factorlake.pipelines.batches import GATE
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.demo import planted_share
 from factorlake.pipelines.models import seen_pairs
+from factorlake.pipelines.sgd_baselines import VALIDATION
 from factorlake.quality.metrics import COUNTS
 from factorlake.reporting.content import (
     Batch,
+    CalibrationCurve,
     Expectation,
     MetricRow,
     Publication,
@@ -77,6 +81,7 @@ def build_report(context: Context, result: JobResult, stages: list[Stage]) -> Ru
     lists = delta_io.read(spark, lake.candidate(version, "lists")) if scored and version else None
     batches, expectations = _validation(context)
     publication = registry.publication(spark, lake, settings.publish.slot)
+    judged = _latest_evaluation(context, version)
     return RunReport(
         run_id=context.run_id,
         recommender=settings.recommender,
@@ -94,7 +99,11 @@ def build_report(context: Context, result: JobResult, stages: list[Stage]) -> Ru
         trace=_of_model(
             context, "training_trace", version, TraceRow, ["epoch", F.col("state") == "final", F.desc("side")]
         ),
-        evaluation=_latest_evaluation(context, version),
+        spectrum=_spectrum(row),
+        evaluation=tuple(row for row in judged if row.slice is None and row.split != VALIDATION),
+        slices=tuple(row for row in judged if row.slice is not None),
+        validation=tuple(row for row in judged if row.split == VALIDATION),
+        calibration=_calibration(context, version),
         samples=_samples(context, row, lists) if row and lists is not None else (),
         planted=planted_share(context, row, lists) if settings.demo and row and lists is not None else None,
         skews=_skews(context, row),
@@ -146,22 +155,33 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
     return tuple(batches), tuple(expectations)
 
 
-def _of_model(
-    context: Context, table: str, version: str | None, kind: type, order: list[Any], wanted: Column | None = None
-) -> tuple[Any, ...]:
+def _spectrum(row: Row | None) -> Spectrum | None:
+    # A register without rows of now does not have the column.
+    kept = row.asDict().get("spectrum") if row is not None else None
+    return Spectrum.from_json(kept) if kept else None
+
+
+def _of_model(context: Context, table: str, version: str | None, kind: type, order: list[Any]) -> tuple[Any, ...]:
     if version is None:
         return ()
     frame = delta_io.read_or_empty(context.spark, context.lake.own(table), SCHEMAS[table])
-    of_model = frame.where(F.col("model_version") == version)
-    rows = (of_model if wanted is None else of_model.where(wanted)).orderBy(*order).collect()
+    rows = frame.where(F.col("model_version") == version).orderBy(*order).collect()
     return records(kind, (row.asDict() for row in rows))
 
 
 def _latest_evaluation(context: Context, version: str | None) -> tuple[MetricRow, ...]:
-    """The latest figure of each metric over all warm users; slices and differences stay in the table."""
-    rows = _of_model(context, "evaluation", version, MetricRow, ["recorded_at"], F.col("slice").isNull())
-    latest = {(row.split, row.name, row.metric): row for row in rows}
+    """The latest figure of each metric of everyone and of each slice; differences stay in the table."""
+    rows = _of_model(context, "evaluation", version, MetricRow, ["recorded_at"])
+    latest = {(row.split, row.name, row.metric, row.slice): row for row in rows}
     return tuple(row for row in latest.values() if not row.name.startswith("difference"))
+
+
+def _calibration(context: Context, version: str | None) -> CalibrationCurve | None:
+    """The map that a model's probabilities come from: the one found last."""
+    found = _of_model(context, "calibrations", version, CalibrationCurve, ["recorded_at"])
+    if not found:
+        return None
+    return replace(found[-1], scores=tuple(found[-1].scores), probabilities=tuple(found[-1].probabilities))
 
 
 def _names(context: Context, frame: DataFrame) -> DataFrame:

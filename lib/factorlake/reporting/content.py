@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from factorlake.errors import FactorlakeError
+from factorlake.models.spectrum import Spectrum
 from factorlake.reporting.markup import Html
 from factorlake.reporting.masking import masked_settings
 from factorlake.reporting.text import ABSENT, figure
@@ -21,7 +22,8 @@ from factorlake.types import FloatVector, IntVector
 
 RANKING_HEADLINES = ("ndcg", "recall", "map", "hit", "precision", "mrr")
 RATING_ERRORS = ("rmse", "mae")
-BASELINES = ("popularity", "biases", "mean")
+PROBABILITY_ERRORS = ("ece", "ece_of_scores", "brier")
+BASELINES = ("popularity", "neighbours", "biases", "mean")
 CURVE_POINTS = 120
 
 Record = TypeVar("Record")
@@ -117,6 +119,18 @@ class MetricRow:
     lower: float | None = None
     upper: float | None = None
     n: int = 0
+    slice: str | None = None
+    """Of whom alone it is told: KIND=LABEL, or cold; None: all warm users."""
+
+
+@dataclass(frozen=True)
+class CalibrationCurve:
+    """The map from score to the probability of a hit: its knots, scores ascending, and the listed items behind it."""
+
+    split: str
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    n: int
 
 
 @dataclass(frozen=True)
@@ -269,7 +283,12 @@ class RunReport:
     batches: tuple[Batch, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     trace: tuple[TraceRow, ...] = ()
+    spectrum: Spectrum | None = None
     evaluation: tuple[MetricRow, ...] = ()
+    slices: tuple[MetricRow, ...] = ()
+    validation: tuple[MetricRow, ...] = ()
+    """Baselines on the ratings that stochastic gradients hold out for themselves."""
+    calibration: CalibrationCurve | None = None
     samples: tuple[UserSample, ...] = ()
     planted: PlantedShare | None = None
     skews: tuple[Skew, ...] = ()
@@ -325,8 +344,8 @@ class RunReport:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is the better one (rating errors)."""
-    return metric.split("@")[0] in RATING_ERRORS
+    """Whether a smaller value of the metric is the better one (errors of ratings and of probabilities)."""
+    return metric.split("@")[0] in (*RATING_ERRORS, *PROBABILITY_ERRORS)
 
 
 def beside_baseline(report: RunReport) -> str:

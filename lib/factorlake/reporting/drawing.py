@@ -17,7 +17,9 @@ from factorlake.reporting.markup import Html, tag
 from factorlake.reporting.style import CSS
 
 # Marks in the drawing stand for colours of the page, which fall back to those of Okabe and Ito.
-INK, FAINT, MODEL, LIVE, POPULARITY, BIASES, MEAN, WARN = (f"#01020{digit}" for digit in range(1, 9))
+INK, FAINT, MODEL, LIVE, POPULARITY, BIASES, MEAN, WARN, NEIGHBOURS, PYSPARK_ML, OTHER = (
+    f"#0102{number:02d}" for number in range(1, 12)
+)
 COLOURS = {
     INK: "currentColor",
     FAINT: "var(--rule, #b8bcc4)",
@@ -27,6 +29,9 @@ COLOURS = {
     BIASES: "var(--biases, #cc79a7)",
     MEAN: "var(--mean, #7f7f7f)",
     WARN: "var(--warn, #d55e00)",
+    NEIGHBOURS: "var(--neighbours, #6f4fb5)",
+    PYSPARK_ML: "var(--pyspark, #9a4a1d)",
+    OTHER: "var(--other, #2f8083)",
 }
 WIDTH = 4.7
 MAX_POINTS = 400

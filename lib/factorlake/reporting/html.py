@@ -22,11 +22,14 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SECTIONS: tuple[Callable[[RunReport], Html], ...] = (
     model_sections.recommendations,
     model_sections.quality,
+    model_sections.slices,
+    model_sections.calibration,
     decomposition_sections.decomposition,
     search_sections.search,
     account_sections.rows,
     account_sections.expectations,
     model_sections.training,
+    model_sections.spectrum,
     model_sections.shape,
     run_sections.work,
 )

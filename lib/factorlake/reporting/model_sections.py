@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from factorlake.reporting import plots
-from factorlake.reporting.content import MetricRow, RunReport, UserSample
+from factorlake.reporting import model_plots, plots
+from factorlake.reporting.content import RANKING_HEADLINES, RATING_ERRORS, MetricRow, RunReport, UserSample
 from factorlake.reporting.markup import Html, captioned, join, name, section, table, tag
 from factorlake.reporting.text import ABSENT, count, figure, plural, printable, seconds, share
 
 # These and the limits of the tables keep the page under 2 MB when every name is long and full of escapes.
 MAX_USERS = 20
 MAX_NAMES = 20
+SLICES = {
+    "segment": "By segment of users",
+    "activity": "By activity of users, 1 with the fewest known pairs, 10 with the most",
+    "category": "By category of held-out items",
+    "cold": "Users of whom nothing is known",
+}
+PROBABILITY_FACTS = {
+    "ece_of_scores": "calibration error of scores as they are",
+    "ece": "calibration error of probabilities",
+    "brier": "Brier score of probabilities",
+}
 
 
 def recommendations(report: RunReport) -> Html:
@@ -70,7 +81,7 @@ def quality(report: RunReport) -> Html:
 
 
 def _split(split: str, rows: list[MetricRow]) -> Html:
-    names = sorted(_seen(rows, "name"), key=lambda row_name: (_place(row_name), row_name))
+    names = plots.in_order(_seen(rows, "name"))
     found = {(row.metric, row.name): row for row in rows}
     judged = {row.n for row in rows}
     whole = table(
@@ -95,10 +106,6 @@ def _seen(rows: Iterable[MetricRow], column: str) -> list[str]:
     return list(dict.fromkeys(getattr(row, column) for row in rows))
 
 
-def _place(row_name: str) -> int:
-    return plots.NAMES.index(row_name) if row_name in plots.NAMES else len(plots.NAMES)
-
-
 def _measured(row: MetricRow | None, show_n: bool) -> object:
     if row is None:
         return ABSENT
@@ -109,6 +116,75 @@ def _measured(row: MetricRow | None, show_n: bool) -> object:
         notes.append(f"n = {count(row.n)}")
     value = tag("b", figure(row.value)) if row.name == "model" else figure(row.value)
     return join([value, *(tag("span", note, class_="under") for note in notes)])
+
+
+def slices(report: RunReport) -> Html:
+    """The headline metric of some users or items apart, a table for each way to part them."""
+    parts = [
+        _slices_of(split, kind, [row for row in report.slices if row.split == split and _kind_of(row) == kind])
+        for split in _seen(report.slices, "split")
+        for kind in SLICES
+    ]
+    if not any(parts):
+        return Html("")
+    lead = "The same judgement for some users or items apart. With many slices a few intervals miss by chance alone."
+    return section("Who it is good for", lead, *parts)
+
+
+def _kind_of(row: MetricRow) -> str:
+    return str(row.slice).split("=", 1)[0]
+
+
+def _label_of(row: MetricRow) -> str:
+    return str(row.slice).split("=", 1)[-1]
+
+
+def _slices_of(split: str, kind: str, rows: list[MetricRow]) -> Html:
+    told = {row.metric.split("@")[0]: row.metric for row in rows}
+    metric = next((told[wanted] for wanted in (*RANKING_HEADLINES, *RATING_ERRORS) if wanted in told), None)
+    rows = [row for row in rows if row.metric == metric]
+    names = plots.in_order(_seen(rows, "name"))
+    found = {(_label_of(row), row.name): row for row in rows}
+    sizes = {label: max(row.n for row in rows if _label_of(row) == label) for label, _ in found}
+    by_number = all(label.isdecimal() for label in sizes)
+    labels = sorted(sizes, key=lambda label: (int(label) if by_number else -sizes[label], label))
+    return table(
+        f"{SLICES[kind]}: {printable(metric, 30)}, split {printable(split, 30)}",
+        ("", "n", *(plots.label_of(each) for each in names)),
+        [
+            (
+                name(printable(label, 60)),
+                count(sizes[label]),
+                *(_measured(found.get((label, each)), show_n=False) for each in names),
+            )
+            for label in labels
+        ],
+        numeric=range(1, len(names) + 2),
+        limit=60,
+    )
+
+
+def calibration(report: RunReport) -> Html:
+    """The map from scores to probabilities, and how far off they are with and without it."""
+    found = report.calibration
+    if found is None:
+        return Html("")
+    rows = (row for row in report.evaluation if row.name == "model" and row.split == found.split)
+    told = {row.metric.split("@")[0]: row for row in rows}
+    facts: list[tuple[object, object]] = [
+        (what, _measured(told[kind], show_n=False)) for kind, what in PROBABILITY_FACTS.items() if kind in told
+    ]
+    facts.append(("listed items behind the map", count(found.n)))
+    errors = table("Probabilities of a hit, on users the map was not fitted to", ("what", "figure"), facts, (1,))
+    picture = captioned(
+        model_plots.calibration_figure(found),
+        "The probability that a listed item is among the held-out ones, by its score.",
+    )
+    lead = (
+        "The calibration error is how far probabilities are from the share of hits among items of like probability; "
+        "scores as they are count as probabilities between 0 and 1."
+    )
+    return section("What a score is worth", lead, tag("div", picture, errors, class_="two"))
 
 
 def training(report: RunReport) -> Html:
@@ -133,7 +209,7 @@ def training(report: RunReport) -> Html:
         rest=", in the table training_trace",
     )
     picture = captioned(
-        plots.training_figure(report.trace),
+        plots.training_figure(report.trace, report.validation),
         "The objective as training goes on, and what each half step cost.",
     )
     return section(
@@ -160,8 +236,39 @@ def _training_facts(report: RunReport) -> Html:
     ]
     if best:
         facts.append((f"held-out {printable(best[-1].metric_name, 20)} at last", figure(best[-1].metric)))
+        facts += [
+            (f"the same of {plots.label_of(row.name)}", figure(row.value))
+            for row in plots.beside_metric(str(best[-1].metric_name), report.validation)
+        ]
     facts += [(what, printable(value, 20)) for what, value in (("plan", first.plan), ("solver", first.solver)) if value]
     return table(f"Training in figures, {seconds(spent)} in all", ("what", "figure"), facts, numeric=(1,))
+
+
+def spectrum(report: RunReport) -> Html:
+    """The singular values of XYᵀ, the effective rank, and how long the rows of both sides are."""
+    found = report.spectrum
+    if found is None:
+        return Html("")
+    norms = table(
+        "Lengths of factor vectors",
+        ("side", "rows", "shortest", "10 %", "median", "90 %", "longest"),
+        [
+            (side, count(rows), *(figure(norm) for norm in lengths))
+            for side, rows, lengths in (
+                ("users", report.users, found.user_norms),
+                ("items", report.items, found.item_norms),
+            )
+        ],
+        numeric=range(1, 7),
+    )
+    picture = captioned(
+        model_plots.spectrum_figure(found), "Singular values of the matrix of all scores, without biases."
+    )
+    lead = (
+        f"All scores together are a matrix of rank {count(len(found.singular_values))}; its effective rank, as many "
+        f"equal singular values as have the same entropy, is {figure(found.effective_rank, 2)}. As training left it."
+    )
+    return section("What the model is made of", lead, tag("div", picture, norms, class_="two"))
 
 
 def shape(report: RunReport) -> Html:

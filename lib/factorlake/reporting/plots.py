@@ -6,20 +6,24 @@ figure reads in the page's own font, in light and dark, and can be searched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from factorlake.reporting.content import MetricRow, Skew, TraceRow, lower_is_better
+from factorlake.reporting.content import PROBABILITY_ERRORS, RATING_ERRORS, MetricRow, Skew, TraceRow
 from factorlake.reporting.drawing import (
     BIASES,
+    INK,
     LIVE,
     MEAN,
     MODEL,
+    NEIGHBOURS,
+    OTHER,
     POPULARITY,
+    PYSPARK_ML,
     WARN,
     compact,
     drawing,
@@ -29,21 +33,51 @@ from factorlake.reporting.markup import Html
 from factorlake.reporting.text import count, figure, plural, printable
 from factorlake.types import FloatVector
 
-NAMES = ("model", "live", "popularity", "biases", "mean")
-NAME_COLOURS = dict(zip(NAMES, (MODEL, LIVE, POPULARITY, BIASES, MEAN), strict=True))
+NAMES = ("model", "live", "popularity", "neighbours", "biases", "mean", "pyspark_ml")
+"""Whom the page knows, in its order; tables that were handed in come after them."""
+LABELS = {"live": "published model", "neighbours": "item neighbours", "pyspark_ml": "pyspark.ml ALS"}
+NAME_COLOURS = dict(zip(NAMES, (MODEL, LIVE, POPULARITY, NEIGHBOURS, BIASES, MEAN, PYSPARK_ML), strict=True))
 # Colour is never the only sign: each name has a marker of its own as well.
-NAME_MARKERS = dict(zip(NAMES, "oDs^v", strict=True))
+NAME_MARKERS = dict(zip(NAMES, "oDsP^vX", strict=True))
+TABLE_COLOURS = (OTHER, WARN, INK)
+TABLE_MARKERS = "<>ph*d8H"
 MAX_BARS = 14
 MAX_METRICS = 16
+# About as many characters of a legend fit beside each other.
+LEGEND_CHARACTERS = 84
+LEGEND_LABEL = 22
+# Metrics that share a panel share a scale and a direction.
+SCALES = (
+    ((), "mean over users (more is better), with 95 % interval"),
+    (("novelty", "popularity_lift"), "mean over users (neither more nor less is better)"),
+    (RATING_ERRORS, "error in rating units (less is better)"),
+)
 
 
 def label_of(row_name: str) -> str:
     """Return how the page calls a model or baseline that the table evaluation names."""
-    return "published model" if row_name == "live" else printable(row_name, 30)
+    return LABELS.get(row_name) or printable(row_name, 30)
 
 
-def training_figure(trace: Sequence[TraceRow]) -> Html:
-    """Draw the objective by half steps done, the held-out metric if there is one, and the seconds spent."""
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names as the page orders them: those it knows, then tables by name."""
+    place = {name: at for at, name in enumerate(NAMES)}
+    return sorted(set(names), key=lambda name: (place.get(name, len(NAMES)), name))
+
+
+def style_of(row_name: str, names: Iterable[str]) -> tuple[str, str]:
+    """Return the (colour, marker) of one of the names of a figure."""
+    if row_name in NAME_MARKERS:
+        return NAME_COLOURS[row_name], NAME_MARKERS[row_name]
+    at = [name for name in in_order(names) if name not in NAME_MARKERS].index(row_name)
+    return TABLE_COLOURS[at % len(TABLE_COLOURS)], TABLE_MARKERS[at % len(TABLE_MARKERS)]
+
+
+def training_figure(trace: Sequence[TraceRow], beside: Sequence[MetricRow] = ()) -> Html:
+    """Draw the objective by half steps done, the held-out metric if there is one, and the seconds spent.
+
+    beside : what others reach by that metric on the same ratings, drawn as lines across; those of another are not.
+    """
     rows = [row for row in trace if np.isfinite(row.loss)]
     if not rows:
         return Html("")
@@ -69,6 +103,13 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
             name = next(row.metric_name for row in rows if row.metric is not None) or "metric"
             axes[1].plot(epochs, values, color=LIVE, marker="D", markersize=3)
             axes[1].set_ylabel(f"held-out\n{printable(name, 20)}")
+            others = beside_metric(name, beside)
+            for row in others:
+                colour, _ = style_of(row.name, [row.name])
+                dashes = (0, (2 + 3 * in_order(one.name for one in others).index(row.name), 2))
+                axes[1].axhline(row.value, color=colour, linestyle=dashes, linewidth=1.2, label=label_of(row.name))
+            if others:
+                axes[1].legend(ncols=2, loc="upper right", fontsize=8)
         for side, colour in (("user", MODEL), ("item", POPULARITY), ("both", MODEL)):
             mine = [at for at in keep if rows[at].side == side]
             lengths = [rows[at].seconds for at in mine]
@@ -86,65 +127,73 @@ def training_figure(trace: Sequence[TraceRow]) -> Html:
             f"Line: the training objective goes from {figure(loss[0])} to {figure(loss[-1])} "
             f"over {plural(len(rows), 'trace row')}."
         )
+        if metric:
+            result += [f"{name}: {label_of(row.name)} {figure(row.value)}." for row in beside_metric(name, beside)]
     return result.markup
+
+
+def beside_metric(metric_name: str, rows: Sequence[MetricRow]) -> list[MetricRow]:
+    """Return the rows of the metric that a trace names, such as ``validation rmse``, that have a value to draw."""
+    wanted = metric_name.split()[-1]
+    return [row for row in rows if row.metric == wanted and np.isfinite(row.value)]
 
 
 def metrics_figure(rows: Sequence[MetricRow]) -> Html:
     """Draw each metric of one split as a dot with its 95 % interval, the model beside the baselines.
 
-    At most MAX_METRICS metrics are drawn; the table beside the figure has them all.
+    At most MAX_METRICS metrics are drawn; the table beside the figure has them all. Errors of probabilities are told
+    with the calibration.
     """
-    kept = list(dict.fromkeys(row.metric for row in rows))[:MAX_METRICS]
+    kept = list(dict.fromkeys(row.metric for row in rows if _scale_of(row.metric) is not None))[:MAX_METRICS]
     drawn = [row for row in rows if row.metric in kept and np.isfinite(row.value)]
-    groups = [
-        [row for row in drawn if not lower_is_better(row.metric)],
-        [row for row in drawn if lower_is_better(row.metric)],
-    ]
+    groups = [[row for row in drawn if _scale_of(row.metric) == scale] for scale in range(len(SCALES))]
     groups = [group for group in groups if group]
     if not groups:
         return Html("")
     heights = [len({row.metric for row in group}) for group in groups]
-    with drawing("metrics", 0.9 + 0.42 * sum(heights)) as (page, result):
+    names = in_order(row.name for row in drawn)
+    with drawing("metrics", 0.9 + max(0.42, 0.1 * len(names)) * sum(heights)) as (page, result):
         axes = page.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
         for panel, group in zip(axes, groups, strict=True):
-            _metric_panel(panel, group)
+            _metric_panel(panel, group, names)
         seen: dict[str, Artist] = {}
         for panel in axes:
             for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
                 seen.setdefault(label, handle)
-        handles, labels = list(seen.values()), list(seen)
-        page.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8, handletextpad=0.1)
+        handles, labels = list(seen.values()), [printable(label, LEGEND_LABEL) for label in seen]
+        columns = min(5, LEGEND_CHARACTERS // max(len(label) + 6 for label in labels))
+        page.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8, handletextpad=0.1)
         said = (f"{row.name} {row.metric} {figure(row.value)}" for row in drawn)
         result.append("Dots with intervals: " + "; ".join(printable(text, 80) for text in said) + ".")
     return result.markup
 
 
-def _metric_panel(panel: Axes, rows: Sequence[MetricRow]) -> None:
+def _scale_of(metric: str) -> int | None:
+    """Return which of SCALES a metric has; None: that of a probability."""
+    kind = metric.split("@")[0]
+    if kind in PROBABILITY_ERRORS:
+        return None
+    return next((at for at, (kinds, _) in enumerate(SCALES) if kind in kinds), 0)
+
+
+def _metric_panel(panel: Axes, rows: Sequence[MetricRow], names: Sequence[str]) -> None:
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    names = [name for name in NAMES if any(row.name == name for row in rows)]
     for at, name in enumerate(names):
         mine = [row for row in rows if row.name == name]
-        shift = (at - (len(names) - 1) / 2) * 0.2
+        shift = (at - (len(names) - 1) / 2) * min(0.2, 0.8 / len(names))
         heights = [metrics.index(row.metric) + shift for row in mine]
-        panel.plot(
-            [row.value for row in mine],
-            heights,
-            NAME_MARKERS[name],
-            color=NAME_COLOURS[name],
-            markersize=5,
-            label=label_of(name),
-        )
+        colour, marker = style_of(name, names)
+        panel.plot([row.value for row in mine], heights, marker, color=colour, markersize=5, label=label_of(name))
         for row, height in zip(mine, heights, strict=True):
             if row.lower is not None and row.upper is not None:
-                panel.plot([row.lower, row.upper], [height] * 2, color=NAME_COLOURS[name], linewidth=1.4)
+                panel.plot([row.lower, row.upper], [height] * 2, color=colour, linewidth=1.4)
     panel.set_yticks(range(len(metrics)), [printable(metric, 20) for metric in metrics])
     panel.set_ylim(len(metrics) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)
-    if lower_is_better(metrics[0]):
-        panel.set_xlabel("error in rating units (less is better)")
-    else:
+    scale = _scale_of(metrics[0]) or 0
+    if scale == 0:
         panel.set_xlim(left=0)
-        panel.set_xlabel("mean over users (more is better), with 95 % interval")
+    panel.set_xlabel(SCALES[scale][1])
 
 
 def reasons_figure(reasons: Mapping[str, int]) -> Html:

@@ -3,10 +3,12 @@
 CSS = """
 :root{color-scheme:light dark;--page:#f6f5f2;--card:#fff;--ink:#1c2126;--soft:#5a626c;--rule:#d9d7d1;
   --head:#14303f;--headink:#f4f7f8;--headsoft:#a9c0cb;--model:#0072b2;--live:#008f68;
-  --popularity:#c77f00;--biases:#b0568a;--mean:#767c84;--warn:#c9510c;--good:#00714f;--wash:#eef3f5}
+  --popularity:#c77f00;--biases:#b0568a;--mean:#767c84;--warn:#c9510c;--good:#00714f;--wash:#eef3f5;
+  --neighbours:#6f4fb5;--pyspark:#9a4a1d;--other:#2f8083}
 @media (prefers-color-scheme:dark){:root{--page:#121619;--card:#1b2126;--ink:#e6e9eb;--soft:#9aa5ae;
   --rule:#343c43;--head:#0d2532;--headink:#eef4f6;--headsoft:#8fabb8;--model:#56b4e9;--live:#2fc39a;
-  --popularity:#e69f00;--biases:#e39cc6;--mean:#a2a9b0;--warn:#f0803c;--good:#3ecf9f;--wash:#20292f}}
+  --popularity:#e69f00;--biases:#e39cc6;--mean:#a2a9b0;--warn:#f0803c;--good:#3ecf9f;--wash:#20292f;
+  --neighbours:#b3a4f5;--pyspark:#cf9167;--other:#6fc0c2}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",
   Roboto,"Noto Sans","DejaVu Sans",sans-serif;-webkit-text-size-adjust:100%}

@@ -23,6 +23,7 @@ SHOWN_ITEMS = 5
 SHOWN_REASONS = 8
 SHOWN_TRACE = 6
 SHOWN_METRICS = 10
+SHOWN_NAMES = 6
 SHOWN_TOPICS = 20
 
 
@@ -145,13 +146,15 @@ def _training(report: RunReport) -> RenderableType | None:
 def _metrics(report: RunReport) -> RenderableType | None:
     if not report.evaluation:
         return None
-    names = [
-        "model",
-        *(name for name in ("live", *BASELINES) if any(row.name == name for row in report.evaluation)),
-    ]
+    judged = {row.name for row in report.evaluation}
+    known = ("model", "live", *BASELINES)
+    others = sorted(judged - set(known), key=lambda name: (name != "pyspark_ml", name))
+    # Whom the terminal has no room for is in the report.
+    names = ["model", *(name for name in (*known[1:], *others) if name in judged)][:SHOWN_NAMES]
     values = {(row.split, row.metric, row.name): row for row in report.evaluation}
     keys = list(dict.fromkeys((row.split, row.metric) for row in report.evaluation))
-    metrics = _table("Quality on held-out events", "metric", "95 % interval", *names)
+    heads = (printable(name, 16) for name in names)
+    metrics = _table("Quality on held-out events", "metric", "95 % interval", *heads)
     for split, metric in keys[:SHOWN_METRICS]:
         own = values.get((split, metric, "model"))
         interval = ABSENT
@@ -205,7 +208,8 @@ def _text(text: str) -> Text:
 
 
 def to_json(report: RunReport) -> str:
-    """Return the run's figures as JSON text: accounting, trace, evaluation, planted share, skew, versions.
+    """Return the run's figures as JSON text: accounting, trace, spectrum, evaluation, slices, calibration, planted
+    share, skew, versions.
 
     Names of items and settings are left out. What is not finite becomes null: JSON has no word for it.
     """
@@ -224,7 +228,10 @@ def to_json(report: RunReport) -> str:
         "batches": [asdict(batch) for batch in report.batches],
         "expectations": [asdict(check) for check in report.expectations],
         "trace": [asdict(row) for row in report.trace],
+        "spectrum": asdict(report.spectrum) if report.spectrum else None,
         "evaluation": [asdict(row) for row in report.evaluation],
+        "slices": [asdict(row) for row in report.slices],
+        "calibration": asdict(report.calibration) if report.calibration else None,
         "planted": asdict(report.planted) if report.planted else None,
         "skews": [{key: value for key, value in asdict(skew).items() if key != "curve"} for skew in report.skews],
         "versions": dict(report.versions),

@@ -32,7 +32,7 @@ def record_model(spark: SparkSession, lake: Lake, row: dict[str, Any], run_id: s
 
 def model(spark: SparkSession, lake: Lake, version: str) -> Row | None:
     """Return the latest state of a model version, or None."""
-    return _latest(spark, lake.own("models"), F.col("model_version") == version, "recorded_at")
+    return _latest(spark, lake, "models", F.col("model_version") == version, "recorded_at")
 
 
 def trained_models(spark: SparkSession, lake: Lake) -> list[Row]:
@@ -49,15 +49,18 @@ def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None 
     wanted = F.col("slot") == slot
     if version is not None:
         wanted &= F.col("model_version") == version
-    return _latest(spark, lake.own("publications"), wanted, "published_at")
+    return _latest(spark, lake, "publications", wanted, "published_at")
 
 
-def _latest(spark: SparkSession, path: str, wanted: Column, time: str) -> Row | None:
+def _latest(spark: SparkSession, lake: Lake, table: str, wanted: Column, time: str) -> Row | None:
     """Return the wanted row of a register with the greatest ``time``, its times in UTC; None where there is none, or no
     register yet."""
+    path = lake.own(table)
     if not delta_io.exists(spark, path):
         return None
-    rows = delta_io.read(spark, path).where(wanted).orderBy(F.col(time).desc()).limit(1).collect()
+    # A register from before a column came has nulls in it.
+    frame = delta_io.with_columns_of(delta_io.read(spark, path), SCHEMAS[table])
+    rows = frame.where(wanted).orderBy(F.col(time).desc()).limit(1).collect()
     return _in_utc(rows)[0] if rows else None
 
 
