@@ -71,16 +71,33 @@ def searched(space: Space, run: Callable[[Proposal], Trial], budget: int = BUDGE
     return trials
 
 
-@pytest.mark.parametrize("top", [(0.5, 0.5, 0.5), (0.15, 0.8, 0.3), (0.9, 0.1, 0.95)])
+@pytest.mark.parametrize(
+    ("top", "objective"),
+    [
+        ((0.5, 0.5, 0.5), "explicit"), ((0.15, 0.8, 0.3), "explicit"), ((0.9, 0.1, 0.95), "explicit"),
+        ((0.5, 0.5, 1.0), "implicit"), ((0.15, 0.8, 1.0), "implicit"), ((0.9, 0.1, 1.0), "implicit"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_planted_optimum_is_found_within_two_per_cent(top: tuple[float, ...], seed: int) -> None:
+def test_a_planted_optimum_is_found_within_two_per_cent(top: tuple[float, ...], objective: str, seed: int) -> None:
     # Noise of half a per cent: what metrics of some thousand users have from one seed to the next.
     surface = Surface(top, drift=0.03, noise=0.005)
-    space = space_of()
+    space = space_of(objective=objective)
     best = best_cold(searched(space, lambda one: surface.run(one, seed), seed=seed)).proposal
     highest = surface.value((min(top[0] + 4 * 0.03, 1.0), *top[1:]), 256)
     assert best.rank == 256
     assert surface.value(best.point, best.rank) > 0.98 * highest
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_exponent_that_matters_is_found(seed: int) -> None:
+    surface = Surface((0.5, 0.5, 0.5), noise=0.005)
+    trials = searched(space_of(), lambda one: surface.run(one, seed), seed=seed)
+    stays = [one for one in trials if one.proposal.stage in ("design", "halving")]
+    assert {one.proposal.point[2] for one in stays} == {1.0}
+    best = best_cold(space_of().weighed(trials)).proposal
+    # At ν = 1 no point has more than 47 % of the top.
+    assert surface.value(best.point, best.rank) > 0.93 * surface.value((0.5, 0.5, 0.5), best.rank)
 
 
 def test_trials_of_few_epochs_are_no_more_than_a_third_of_the_budget() -> None:
@@ -165,7 +182,7 @@ def test_a_small_budget_is_spent_and_not_passed(budget: int) -> None:
 
 
 def test_failed_trials_cost_budget_and_nothing_else() -> None:
-    surface, reached = Surface((0.4, 0.6, 0.5)), []
+    surface, reached = Surface((0.4, 0.6, 1.0)), []
     for draw in range(5):
 
         def run(proposal: Proposal, draw: int = draw) -> Trial:
@@ -178,7 +195,7 @@ def test_failed_trials_cost_budget_and_nothing_else() -> None:
         starts = {trial.proposal.start for trial in trials} - {None}
         assert not any(trials[number - 1].failed for number in starts if number is not None)
         best = best_cold(trials).proposal
-        reached.append(surface.value(best.point, best.rank) / surface.value((0.4, 0.6, 0.5), best.rank))
+        reached.append(surface.value(best.point, best.rank) / surface.value((0.4, 0.6, 1.0), best.rank))
     # Which trials fail is luck, and a quarter of the budget: on average as near as other tests ask of one search.
     assert np.mean(reached) > 0.95
 

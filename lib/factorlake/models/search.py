@@ -38,6 +38,8 @@ SHARES: dict[Stage, float] = {"design": 0.3, "halving": 0.1, "refine": 0.15}
 COST_OF_EXPONENT = 0.02
 """Relative gain that ν, moved by 1 from where it was given, must bring under the implicit objective. Like κ it trades
 popular items for rare ones, in which one held-out part need not be like the next; by a smaller gain it stays."""
+EXPONENT_SHARE = 1 / 3
+"""Of the trials of `refine`, the last ones, in which ν moves too."""
 TRIALS_OF_A_RANK = 3
 DESIGN_EPOCHS = 3
 REACH: dict[Stage, float] = {"refine": 0.35, "ranks": 0.15, "finish": 0.15}
@@ -93,6 +95,7 @@ class Scales:
 
 EXPONENT = Dimension("exponent", 0.0, 1.0, is_log=False)
 """ν."""
+# ν last: a coordinate that stays behind those that are searched.
 IMPLICIT = (Dimension("ridge", 0.2, 40.0), Dimension("unobserved", 0.3, 300.0), EXPONENT)
 """ridge: mean ridge over the mean weight; unobserved: α0 over density and mean weight. κ stays as it is given, α0 where
 it is not: it trades popular items for rare ones, in which one held-out part need not be like the next."""
@@ -144,6 +147,12 @@ class Space:
         if made.alpha is not None:
             weight *= made.alpha
         return replace(made, regularization=told["ridge"] * weight / scales.mean_ridge(made))
+
+    @property
+    def n_free(self) -> int:
+        """Coordinates that are searched from the first trial on, the others behind them: under the implicit objective
+        all but ν, which stays where it is given until a trial elsewhere has earned it."""
+        return len(self.dimensions) - int(self.start.objective == "implicit")
 
     def weighed(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return trials as they compete: with their values less what their ν has to bring first."""
@@ -218,9 +227,10 @@ def next_trial(space: Space, budget: int, seed: int, trials: Sequence[Trial]) ->
     if number > budget:
         return None
     n_design, n_halving, n_refine = (max(1, round(share * budget)) for share in SHARES.values())
-    n_dimensions = len(space.dimensions)
     if number <= n_design:
-        points = [space.point(space.start), *spread_points(n_design, n_dimensions, seed).tolist()]
+        given = space.point(space.start)
+        spread = spread_points(n_design, space.n_free, seed).tolist()
+        points = [given, *([*one, *given[space.n_free :]] for one in spread)]
         epochs = min(DESIGN_EPOCHS, space.max_epochs)
         return Proposal(number, "design", tuple(points[number - 1]), space.base_rank, epochs, None)
     good = [trial for trial in trials if not trial.failed]
@@ -236,7 +246,8 @@ def next_trial(space: Space, budget: int, seed: int, trials: Sequence[Trial]) ->
             chosen = design[place].proposal
             return replace(chosen, number=number, stage="halving", epochs=space.max_epochs, start=chosen.number)
     if number <= n_design + n_halving + n_refine:
-        return _promising(space, seed, trials, "refine", space.base_rank)
+        moves_all = number > n_design + n_halving + round(n_refine * (1 - EXPONENT_SHARE))
+        return _promising(space, seed, trials, "refine", space.base_rank, moves_all)
     return _rank_or_finish(space, seed, trials)
 
 
@@ -299,7 +310,9 @@ def _rank_or_finish(space: Space, seed: int, trials: Sequence[Trial]) -> Proposa
     return _promising(space, seed, trials, "finish", enough_rank(trials))
 
 
-def _promising(space: Space, seed: int, trials: Sequence[Trial], stage: Stage, rank: int) -> Proposal:
+def _promising(
+    space: Space, seed: int, trials: Sequence[Trial], stage: Stage, rank: int, moves_all: bool = False
+) -> Proposal:
     number = len(trials) + 1
     span = max(math.log2(space.max_rank / space.base_rank), 1.0)
     # Trials of few epochs tell where it is good, if not how good: what went on from them counts in their place.
@@ -312,14 +325,19 @@ def _promising(space: Space, seed: int, trials: Sequence[Trial], stage: Stage, r
     known = np.isfinite(values)
     # A failed trial says that its own point is no good, and little of those around: it is as good as the middle one.
     values = np.where(known, values, np.median(values[known]))
-    fixed = np.array([0.5 * math.log2(rank / space.base_rank) / span])
     around = np.array(best_trial(told).proposal.point)
-    point = most_promising(points, values, len(around), fixed, seed + number, around, REACH[stage])
+    given = space.point(space.start)
+    # What has moved once has earned it, and is free from there on.
+    n_free = len(around) if moves_all or around[space.n_free :].tolist() != given[space.n_free :] else space.n_free
+    fixed = np.array([*around[n_free:], 0.5 * math.log2(rank / space.base_rank) / span])
+    point = most_promising(points, values, n_free, fixed, seed + number, around[:n_free], REACH[stage])
+    point = np.concatenate([point, around[n_free:]])
     same = [
         one
         for one in trials
         if one.proposal.rank == rank and np.abs(np.subtract(one.proposal.point, point)).max() < NEAREST
     ]
     if same:
-        point = np.clip(point + 2 * NEAREST * np.random.default_rng(seed + number).standard_normal(len(point)), 0, 1)
+        point[:n_free] += 2 * NEAREST * np.random.default_rng(seed + number).standard_normal(n_free)
+        point = np.clip(point, 0, 1)
     return Proposal(number, stage, tuple(point.tolist()), rank, space.max_epochs, None)
