@@ -267,7 +267,8 @@ class FeatureSettings(Section):
     separator: str = "|"
     """What parts the values of one id in a text (genres `Comedy|Drama`); empty: a text is one value."""
     max_values: int = Field(default=256, ge=1, le=4096)
-    """Most values of one attribute that count; the rarest are left out."""
+    """Most values of one attribute that count; the rarest are left out. Rows of features are dense: ids × columns × 4
+    bytes, with the driver under the plans local and broadcast."""
     bins: int = Field(default=8, ge=2, le=64)
     """Ranges of an attribute that is a number."""
     strength: NotNegative = 1.0
