@@ -13,6 +13,8 @@ from factorlake.evaluation.splits import (
     hash_split,
     holdout_cutoff,
     last_n_out,
+    per_user_fold,
+    per_user_split,
     time_split,
 )
 
@@ -92,6 +94,53 @@ def test_a_larger_share_holds_out_the_same_pairs_and_more() -> None:
 def test_hash_split_refuses_a_share_that_is_none() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         hash_split(np.array([1]), np.array([1]), 20.0)
+
+
+def counts_of_users(pairs: np.ndarray) -> dict[str, int]:
+    return {str(user): int(n) for user, n in zip(*np.unique(pairs[:, 0], return_counts=True), strict=True)}
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30)), min_size=1, max_size=200), st.floats(0, 1), LONGS)
+@settings(deadline=None)
+def test_per_user_holds_out_a_share_of_each_user_least_hash_first_and_leaves_each_something(
+    drawn: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    events = np.array(drawn)
+    hashes = [np.array([1000 * side - 7 * one for one in events[:, side]]) for side in (0, 1)]
+    held = per_user_split(events[:, 0], events[:, 1], *hashes, share, seed)
+    for user in np.unique(events[:, 0]):
+        own = {int(item) for item in events[events[:, 0] == user, 1]}
+        first = sorted(own, key=lambda item: (spark_xxhash64(seed, -7 * user, 1000 - 7 * item) >> 11, item))
+        wanted = min(len(own) - 1, max(1, int(share * len(own) + 0.5)))
+        assert {int(item) for item in events[held & (events[:, 0] == user), 1]} == set(first[:wanted])
+
+
+def test_folds_by_user_hold_out_each_pair_once_and_leave_each_user_something() -> None:
+    rng = np.random.default_rng(3)
+    events = np.stack([rng.integers(0, 50, 1000), rng.integers(0, 60, 1000)], axis=1)
+    events = np.concatenate([events, [[50, 0]]])
+    hashes = rng.integers(-(2**63), 2**63 - 1, (2, 61))
+    sides = events[:, 0], events[:, 1], hashes[0][events[:, 0]], hashes[1][events[:, 1]]
+    held = np.stack([per_user_fold(*sides, number, 4, seed=5) for number in range(4)])
+    # User 50 has one pair, which stays.
+    assert (held.sum(axis=0) == (events[:, 0] != 50)).all()
+    for fold in held:
+        assert len(counts_of_users(events[~fold])) == 51
+        # Of n pairs a fold takes a fourth, up or down; pairs are counted without their copies.
+        for user, n in counts_of_users(np.unique(events, axis=0)).items():
+            taken = counts_of_users(np.unique(events[fold], axis=0)).get(user, 0)
+            assert taken in ((n // 4, -(-n // 4)) if n > 1 else (0,))
+
+
+def test_a_split_by_user_of_nothing_is_empty_and_of_no_share_or_fold_refused() -> None:
+    nothing = np.empty(0, np.int64)
+    assert len(per_user_split(*4 * [nothing], 0.1)) == len(per_user_fold(*4 * [nothing], 0, 2)) == 0
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        per_user_split(*4 * [nothing], 20.0)
+    with pytest.raises(ConfigError, match="no fold 2 of 2"):
+        per_user_fold(*4 * [nothing], 2, 2)
+    with pytest.raises(ConfigError, match="lengths differ"):
+        per_user_split(np.array([1]), *3 * [nothing], 0.1)
 
 
 def test_the_event_at_the_cutoff_trains_and_the_next_one_is_held_out() -> None:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.evaluation.splits import hash_split, last_n_out, time_split
-from factorlake.pipelines.holdout import split_events
+from factorlake.evaluation.splits import hash_split, last_n_out, per_user_fold, per_user_split, time_split
+from factorlake.pipelines.holdout import fold_by_user, split_events
 
 START = datetime(2025, 3, 3, tzinfo=UTC)
 SEED = 11
@@ -23,9 +23,14 @@ def order_of(hashes: pd.Series, ids: pd.Series) -> np.ndarray:
     return pd.Index(table["id"]).get_indexer(ids)
 
 
-@pytest.mark.spark
-@pytest.mark.parametrize("split", ["time", "last_1", "last_3", "last_99", "hash"])
-def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split: str) -> None:
+def sides_of(rows: pd.DataFrame) -> list[np.ndarray]:
+    """Positions of users and items, and the hashes of both."""
+    sides = ("user", "item")
+    positions = [order_of(rows[f"{side}_hash"], rows[f"{side}_id"]) for side in sides]
+    return [*positions, *(rows[f"{side}_hash"].to_numpy() for side in sides)]
+
+
+def drawn_events(spark: SparkSession) -> DataFrame:
     rng = np.random.default_rng(SEED)
     n = 400
     events = pd.DataFrame(
@@ -37,14 +42,20 @@ def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split:
             "event_time": [START + timedelta(hours=int(hour)) for hour in rng.integers(0, 12, n)],
         }
     )
-    cutoff = START + timedelta(hours=8)
-    frame = spark.createDataFrame(events).withColumns(
+    return spark.createDataFrame(events).withColumns(
         {
             "user_hash": F.xxhash64("user_id"),
             "item_hash": F.xxhash64("item_id"),
             "micros": F.unix_micros("event_time"),
         }
     )
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("split", ["time", "last_1", "last_3", "last_99", "hash", "per_user"])
+def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split: str) -> None:
+    cutoff = START + timedelta(hours=8)
+    frame = drawn_events(spark)
     rule, last_n = ("last_n", int(split[5:])) if split.startswith("last_") else (split, 1)
     known, held = split_events(frame, rule, cutoff, 0.3, SEED, last_n)
     by_columns = {row["number"] for row in held.select("number").collect()}
@@ -54,12 +65,23 @@ def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split:
     by_arrays = {
         "time": lambda: time_split(rows["micros"].to_numpy(), int(cutoff.timestamp() * 1_000_000)),
         "last_n": lambda: last_n_out(
-            order_of(rows["user_hash"], rows["user_id"]),
-            order_of(rows["item_hash"], rows["item_id"]),
+            *sides_of(rows)[:2],
             rows["micros"].to_numpy(),
             last_n,
         ),
         "hash": lambda: hash_split(rows["user_hash"].to_numpy(), rows["item_hash"].to_numpy(), 0.3, SEED),
+        "per_user": lambda: per_user_split(*sides_of(rows), 0.3, SEED),
     }[rule]()
     assert by_columns == set(np.flatnonzero(by_arrays).tolist())
-    assert 0 < len(by_columns) < n
+    assert 0 < len(by_columns) < len(rows)
+
+
+@pytest.mark.spark
+def test_folds_by_user_are_the_same_by_columns_and_by_arrays(spark: SparkSession) -> None:
+    frame = drawn_events(spark)
+    rows = frame.toPandas().sort_values("number")
+    for number in range(3):
+        known, held = fold_by_user(frame, SEED, number, 3)
+        by_columns = {row["number"] for row in held.select("number").collect()}
+        assert by_columns == set(np.flatnonzero(per_user_fold(*sides_of(rows), number, 3, SEED)).tolist())
+        assert by_columns | {row["number"] for row in known.select("number").collect()} == set(range(len(rows)))

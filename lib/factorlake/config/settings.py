@@ -503,13 +503,14 @@ class DecomposeSettings(Section):
 class EvaluateSettings(Section):
     """How a candidate is judged."""
 
-    split: Literal["time", "last_n", "hash", "given"] = "time"
+    split: Literal["time", "last_n", "per_user", "hash", "given"] = "time"
     """time: events after the model's cut-off judge it. The others train a model of their own on the rest: last_n holds
-    each user's last items out, hash a share of the pairs, given the pairs of `held_out`."""
+    each user's last items out, per_user a share of each user's pairs (at least one of two or more), hash a share of all
+    pairs, given the pairs of `held_out`."""
     last_n: int = Field(default=1, ge=1)
     """last_n: items of each user that are held out; a user's oldest item never is."""
     test_share: Share = 0.2
-    """hash: share of pairs held out."""
+    """per_user, hash: share of pairs held out."""
     held_out: str | None = None
     """given: the pairs that judge, with user_id, item_id and, where there is one, value (else 1): a Delta table, or
     Parquet or CSV files."""
@@ -556,13 +557,14 @@ class TuneSettings(Section):
     """What trials are judged by, on held-out pairs. auto: ndcg, and rmse where the objective is explicit."""
     k: int = Field(default=20, ge=1)
     """ndcg, recall: length of the lists."""
-    split: Literal["hash", "time", "last_n"] = "hash"
-    """What is held out of the events that `train` may know of (those up to train.holdout_days). hash: a share of the
-    pairs; time: the last days; last_n: each user's last items."""
+    split: Literal["per_user", "hash", "time", "last_n"] = "per_user"
+    """What is held out of the events that `train` may know of (those up to train.holdout_days). per_user: a share of
+    each user's pairs, at least one of two or more; hash: a share of all pairs; time: the last days; last_n: each user's
+    last items."""
     folds: int = Field(default=1, ge=1, le=20)
-    """hash: with more than one, each pair is held out in one fold, and a trial trains once in each."""
+    """per_user, hash: with more than one, each pair is held out in one fold, and a trial trains once in each."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """hash with one fold: share of pairs held out."""
+    """per_user, hash with one fold: share of pairs held out."""
     holdout_days: Positive | None = None
     """time: length of what is held out; none: as train.holdout_days."""
     last_n: int = Field(default=1, ge=1)
@@ -581,9 +583,9 @@ class TuneSettings(Section):
     """Conf file to write; none: `tuned.yaml` in the recommender's folder."""
 
     @model_validator(mode="after")
-    def _folds_are_by_hash(self) -> TuneSettings:
-        if self.folds > 1 and self.split != "hash":
-            raise ValueError(f"split {self.split} has one fold: set folds 1, or split hash")
+    def _folds_take_turns(self) -> TuneSettings:
+        if self.folds > 1 and self.split not in ("per_user", "hash"):
+            raise ValueError(f"split {self.split} has one fold: set folds 1, or split per_user")
         if self.base_rank > self.max_rank:
             raise ValueError(f"base_rank {self.base_rank} is above max_rank {self.max_rank}")
         return self

@@ -1,4 +1,4 @@
-"""Which events judge a model and which train it: by time, by each user's last items, by hash.
+"""Which events judge a model and which train it: by time, by each user's last items, by hash, by a share of each user.
 
 Every rule depends on the contents of the log alone, never on the order of its rows, and is written so that
 the Spark layer follows it with columns; the docstrings give the expression. Users and items stand for
@@ -106,6 +106,102 @@ def hash_split(
         raise ConfigError(f"share must lie between 0 and 1, got {share}")
     if len(user_hashes) != len(item_hashes):
         raise ConfigError(f"lengths differ: {len(user_hashes)} user hashes, {len(item_hashes)} item hashes")
+    return _pair_hash(user_hashes, item_hashes, seed).astype(np.float64) < share * 2.0**53
+
+
+def per_user_split(
+    users: IntVector,
+    items: IntVector,
+    user_hashes: NDArray[np.int64],
+    item_hashes: NDArray[np.int64],
+    share: float,
+    seed: int = 0,
+) -> NDArray[np.bool_]:
+    """Hold out about `share` of each user's pairs, chosen by hash: at least one, and never all.
+
+    Where lists are judged users count alike, so those with few pairs must be asked as surely as those with many; a hash
+    of the pairs alone would ask mostly the latter. All events of a pair go together. Who has one pair keeps it.
+
+    In columns, over one row a pair with ``place = row_number()`` over ``PARTITION BY user_id ORDER BY hash,
+    xxhash64(item_id), item_id``, ``hash`` being that of `hash_split`, and ``n = count(*)`` over the user: held out are
+    the rows with ``place <= least(n - 1, greatest(1, floor(share * n + 0.5)))``.
+
+    Parameters
+    ----------
+    users, items : (n_events,) positions. user_hashes, item_hashes : (n_events,) signed xxhash64 of their ids. May be
+        empty.
+    share : in [0, 1].
+
+    Raises
+    ------
+    ConfigError : lengths differ or `share` out of range.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"share must lie between 0 and 1, got {share}")
+    place, size = _places(users, items, user_hashes, item_hashes, seed)
+    return place < np.minimum(size - 1, np.maximum(1, np.floor(share * size + 0.5)))
+
+
+def per_user_fold(
+    users: IntVector,
+    items: IntVector,
+    user_hashes: NDArray[np.int64],
+    item_hashes: NDArray[np.int64],
+    number: int,
+    folds: int,
+    seed: int = 0,
+) -> NDArray[np.bool_]:
+    """Hold out a user's pairs in turn: each pair of a user with several is held out in one of the folds.
+
+    In columns, with place and n as in `per_user_split`: ``n > 1 AND pmod(place - 1 + pmod(xxhash64(user_id), folds),
+    folds) = number``.
+
+    Parameters
+    ----------
+    number : of the fold, from 0. folds : at least 2. Others as `per_user_split`.
+
+    Raises
+    ------
+    ConfigError : lengths differ, or there is no such fold.
+    """
+    if not 0 <= number < folds or folds < 2:
+        raise ConfigError(f"there is no fold {number} of {folds}: folds count from 0, and are at least two")
+    place, size = _places(users, items, user_hashes, item_hashes, seed)
+    turn = np.asarray(user_hashes, np.int64) % folds
+    held: NDArray[np.bool_] = (size > 1) & ((place + turn) % folds == number)
+    return held
+
+
+def _pair_hash(user_hashes: NDArray[np.int64], item_hashes: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """Return the 53 leading bits of each pair's hash."""
     start = hash_longs(np.array([seed], dtype=np.int64), np.array([SEED], dtype=np.uint64))
     pair = hash_longs(item_hashes, hash_longs(user_hashes, np.repeat(start, len(user_hashes))))
-    return (pair >> np.uint64(11)).astype(np.float64) < share * 2.0**53
+    return pair >> np.uint64(11)
+
+
+def _places(
+    users: IntVector,
+    items: IntVector,
+    user_hashes: NDArray[np.int64],
+    item_hashes: NDArray[np.int64],
+    seed: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, of each event, its pair's place among the user's pairs by hash, from 0, and how many those are."""
+    if not len(users) == len(items) == len(user_hashes) == len(item_hashes):
+        raise ConfigError(
+            f"lengths differ: {len(users)} users, {len(items)} items, {len(user_hashes)} user hashes, "
+            f"{len(item_hashes)} item hashes"
+        )
+    if len(users) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    stride = np.int64(items.max()) + 1
+    pair, first, of_event = np.unique(
+        np.asarray(users, np.int64) * stride + items, return_index=True, return_inverse=True
+    )
+    owner = pair // stride
+    hashes = _pair_hash(np.asarray(user_hashes)[first], np.asarray(item_hashes)[first], seed)
+    order = np.lexsort((pair, hashes, owner))
+    size = np.bincount(owner)
+    place = np.empty(len(pair), np.int64)
+    place[order] = np.arange(len(pair)) - (np.cumsum(size) - size)[owner[order]]
+    return place[of_event], size[owner][of_event]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError
-from factorlake.evaluation.splits import hash_split
+from factorlake.evaluation.splits import per_user_fold, per_user_split
 from factorlake.kernels.hashing import hash_ids
 from factorlake.types import FloatVector
 
@@ -21,6 +21,7 @@ from .search import Space, Trial
 from .trials import Fold, Outcome, Searched, TrialRunner, scales_of, search
 
 Triples = tuple[list[str], list[str], FloatVector | None]
+Numbered = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def tune_ratings(
@@ -41,15 +42,16 @@ def tune_ratings(
     threads: int = 1,
     on_trial: Callable[[Trial, Outcome], None] | None = None,
 ) -> Searched:
-    """Search settings for (user, item, value) triples, as ``fit_als`` takes them, on parts of them held out by hash.
+    """Search settings for (user, item, value) triples, as ``fit_als`` takes them, on parts of them held out by hash, about as
+    much of each user.
 
     Parameters
     ----------
     start : where the search starts; its objective, solver and seed stay.
     budget : trials.
     metric : ndcg and recall at ``k``, of lists without what a user has; rmse and mae of explicit ratings.
-    folds, share : with one fold about ``share`` of the pairs is held out; with more each pair is held out in one of
-        them, and ``share`` does not count.
+    folds, share : with one fold about ``share`` of each user's pairs is held out; with more each pair is held out in
+        one of them, and ``share`` does not count.
     max_users : most users whose lists are judged, chosen by hash.
     threads : changes no number.
 
@@ -60,11 +62,11 @@ def tune_ratings(
     """
     check_metric(metric, start)
     users, items = np.asarray(user_ids, dtype=object), np.asarray(item_ids, dtype=object)
-    hashes = [_hashes_of(column) for column in (users, items)]
+    sides = [_numbered(column) for column in (users, items)]
     with ExitStack() as open_plans:
         made = []
         for number in range(folds):
-            held = held_in_fold(hashes[0], hashes[1], number, folds, share, start.seed)
+            held = held_in_fold(*sides, number, folds, share, start.seed)
             known = pack_ratings(*_part(users, items, values, ~held), start)
             judge = held_out_of(known, _part(users, items, values, held), metric, max_users).judge(metric, k, threads)
             plan = LocalPlan(known.user_blocks, known.item_blocks, start, threads)
@@ -83,17 +85,19 @@ def check_metric(metric: HeldOutMetric, parameters: AlsParameters) -> None:
 
 
 def held_in_fold(
-    user_hashes: NDArray[np.int64], item_hashes: NDArray[np.int64], number: int, folds: int, share: float, seed: int
+    users: Numbered, items: Numbered, number: int, folds: int, share: float, seed: int
 ) -> NDArray[np.bool_]:
-    """Return which pairs fold ``number`` (from 0) of ``folds`` holds out, by the hash of `hash_split`.
+    """Return which pairs fold ``number`` (from 0) of ``folds`` holds out.
 
-    One fold holds out about ``share`` of the pairs; of several each holds out those that fall into its part of
-    [0, 1), so that every pair is held out once.
+    One fold holds out about ``share`` of each user's pairs (`per_user_split`); in several each pair is held out once
+    (`per_user_fold`).
+
+    users, items : (position, hash of the id) of each pair.
     """
+    (user, user_hash), (item, item_hash) = users, items
     if folds == 1:
-        return hash_split(user_hashes, item_hashes, share, seed)
-    below = hash_split(user_hashes, item_hashes, (number + 1) / folds, seed)
-    return below & ~hash_split(user_hashes, item_hashes, number / folds, seed)
+        return per_user_split(user, item, user_hash, item_hash, share, seed)
+    return per_user_fold(user, item, user_hash, item_hash, number, folds, seed)
 
 
 def held_out_of(packed: PackedRatings, held: Triples, metric: HeldOutMetric, max_users: int) -> HeldOut:
@@ -130,6 +134,10 @@ def _part(
     return users[chosen].tolist(), items[chosen].tolist(), None if values is None else np.asarray(values)[chosen]
 
 
-def _hashes_of(column: NDArray[np.object_]) -> NDArray[np.int64]:
-    names, places = np.unique(column.astype(str), return_inverse=True)
-    return hash_ids(names.tolist())[places]
+def _numbered(column: NDArray[np.object_]) -> Numbered:
+    """Return of each id its position by (signed hash, id), and its hash."""
+    names, at = np.unique(column.astype(str), return_inverse=True)
+    hashes = hash_ids(names.tolist())
+    position = np.empty(len(names), np.int64)
+    position[np.lexsort((names, hashes))] = np.arange(len(names))
+    return position[at], hashes[at]

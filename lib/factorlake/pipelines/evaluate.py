@@ -72,7 +72,7 @@ def run(
         return JobResult(
             NOTHING_TO_DO,
             f"model {version} was trained on all events, so nothing is left to judge it: set train.holdout_days, "
-            "or evaluate.split to last_n, hash or given",
+            "or evaluate.split to last_n, per_user, hash or given",
             model_version=version,
         )
     known, held = split_pairs(context, row)

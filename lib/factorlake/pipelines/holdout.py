@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from factorlake.evaluation.ranking import ranking_metrics
@@ -39,21 +39,50 @@ def split_events(
     """Return (known, held out) events: the rules of factorlake.evaluation.splits as columns.
 
     time: up to the cut-off and after it. last_n: each user's last items, at most ``last_n`` and never the oldest, with
-    all events of their pairs. hash: about ``test_share`` of the pairs. None depends on the order of rows.
+    all events of their pairs. hash: about ``test_share`` of the pairs. per_user: about that share of each user's pairs.
+    None depends on the order of rows.
     """
     if split == "time":
         after = F.col("event_time") > F.lit(cutoff)
         return events.where(~after), events.where(after)
     if split == "hash":
-        pair = F.xxhash64(F.lit(seed).cast("bigint"), F.xxhash64("user_id"), F.xxhash64("item_id"))
-        held = F.shiftrightunsigned(pair, 11) < F.lit(test_share * 2.0**53)
+        held = pair_hash(seed) < F.lit(test_share * 2.0**53)
         return events.where(~held), events.where(held)
+    if split == "per_user":
+        most = F.greatest(F.lit(1), F.floor(F.lit(test_share) * F.col("n") + 0.5))
+        return _without_held(events, _placed(events, seed).where(F.col("place") <= F.least(F.col("n") - 1, most)))
     pairs = events.groupBy("user_id", "item_id").agg(F.max("event_time").alias("last"))
     by_user = Window.partitionBy("user_id")
     newest_first = by_user.orderBy(F.desc("last"), F.xxhash64("item_id").desc(), F.desc("item_id"))
     ranked = pairs.withColumn("n", F.row_number().over(newest_first)).withColumn("of", F.count(F.lit(1)).over(by_user))
     last = ranked.where((F.col("n") <= last_n) & (F.col("n") < F.col("of"))).select(*PAIR)
-    return without_pairs(events, last), events.join(last, on=PAIR, how="left_semi")
+    return _without_held(events, last)
+
+
+def fold_by_user(events: DataFrame, seed: int, number: int, folds: int) -> tuple[DataFrame, DataFrame]:
+    """Return (known, held out) events of one of several folds: `factorlake.evaluation.splits.per_user_fold`."""
+    turn = F.pmod(F.xxhash64("user_id"), F.lit(folds))
+    own = F.pmod(F.col("place") - 1 + turn, F.lit(folds)) == number
+    return _without_held(events, _placed(events, seed).where((F.col("n") > 1) & own))
+
+
+def pair_hash(seed: int) -> Column:
+    """Return the 53 leading bits of the hash of a row's pair."""
+    pair = F.xxhash64(F.lit(seed).cast("bigint"), F.xxhash64("user_id"), F.xxhash64("item_id"))
+    return F.shiftrightunsigned(pair, 11)
+
+
+def _placed(events: DataFrame, seed: int) -> DataFrame:
+    """Return each pair with its place among its user's pairs by hash, from 1, and how many those are (n)."""
+    by_user = Window.partitionBy("user_id")
+    by_hash = by_user.orderBy(pair_hash(seed), F.xxhash64("item_id"), F.col("item_id"))
+    pairs = events.select(*PAIR).distinct()
+    return pairs.withColumn("place", F.row_number().over(by_hash)).withColumn("n", F.count(F.lit(1)).over(by_user))
+
+
+def _without_held(events: DataFrame, pairs: DataFrame) -> tuple[DataFrame, DataFrame]:
+    held = pairs.select(*PAIR)
+    return without_pairs(events, held), events.join(held, on=PAIR, how="left_semi")
 
 
 def without_pairs(events: DataFrame, pairs: DataFrame) -> DataFrame:

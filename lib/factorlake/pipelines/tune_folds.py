@@ -19,7 +19,7 @@ from factorlake.models.held_out import LIST_METRICS, HeldOut, HeldOutLists, Held
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.trials import Fold
 from factorlake.pipelines.context import Context
-from factorlake.pipelines.holdout import chosen_by_hash, split_events, without_pairs
+from factorlake.pipelines.holdout import chosen_by_hash, fold_by_user, pair_hash, split_events, without_pairs
 from factorlake.pipelines.models import held_out_truth, training_pairs
 from factorlake.spark.compat import keep, release
 from factorlake.spark.opened_pairs import OpenedPairs, opened_pairs
@@ -115,21 +115,21 @@ def open_folds(
 def fold_of_events(context: Context, events: DataFrame, number: int) -> tuple[DataFrame, DataFrame]:
     """Return (known, held out) events of one fold, from 0.
 
-    Of several folds by hash each holds out the pairs whose hash falls into its part of [0, 1), so that every pair is
-    held out once (`factorlake.models.tuning.held_in_fold` is the same rule).
+    Of several folds each pair is held out in one (`factorlake.models.tuning.held_in_fold` is the same rule).
     """
     tune, seed = context.settings.tune, context.settings.seed
-    if tune.split == "hash" and tune.folds > 1:
+    if tune.folds > 1:
+        if tune.split == "per_user":
+            return fold_by_user(events, seed, number, tune.folds)
         low, high = (bound / tune.folds for bound in (number, number + 1))
-        pair = F.xxhash64(F.lit(seed).cast("bigint"), F.xxhash64("user_id"), F.xxhash64("item_id"))
-        place = F.shiftrightunsigned(pair, 11)
+        place = pair_hash(seed)
         held = (place >= F.lit(low * 2.0**53)) & (place < F.lit(high * 2.0**53))
         return events.where(~held), events.where(held)
     cutoff = None
     if tune.split == "time":
         newest = newest_time(events)
         if newest is None:
-            raise ConfigError("tune.split time needs events with a time; take split hash")
+            raise ConfigError("tune.split time needs events with a time; take split per_user")
         cutoff = newest - timedelta(days=tune.holdout_days or context.settings.train.holdout_days or 0.0)
     return split_events(events, tune.split, cutoff, tune.test_share, seed, tune.last_n)
 

@@ -51,9 +51,10 @@ def protocol_of(context: Context) -> str:
         return f"the last {tune.holdout_days or context.settings.train.holdout_days:g} days"
     if tune.split == "last_n":
         return f"the last {plural(tune.last_n, 'item')} of each user"
+    pairs = "each user's pairs" if tune.split == "per_user" else "the pairs"
     if tune.folds > 1:
-        return f"{tune.folds} folds of the pairs, by hash"
-    return f"{100 * tune.test_share:g} % of the pairs, by hash"
+        return f"{tune.folds} folds of {pairs}, by hash"
+    return f"{100 * tune.test_share:g} % of {pairs}, by hash"
 
 
 def conf_comments(
