@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from factorlake.errors import ConfigError
 from factorlake.evaluation.splits import (
     MICROSECONDS_PER_DAY,
+    HashedIds,
     hash_split,
     holdout_cutoff,
     last_n_out,
@@ -106,9 +107,9 @@ def test_per_user_holds_out_a_share_of_each_user_least_hash_first_and_leaves_eac
     drawn: list[tuple[int, int]], share: float, seed: int
 ) -> None:
     events = np.array(drawn)
-    hashes = [np.array([1000 * side - 7 * one for one in events[:, side]]) for side in (0, 1)]
-    held = per_user_split(events[:, 0], events[:, 1], *hashes, share, seed)
-    for user in np.unique(events[:, 0]):
+    users, items = (HashedIds(events[:, side], 1000 * side - 7 * events[:, side]) for side in (0, 1))
+    held = per_user_split(users, items, share, seed)
+    for user in {int(one) for one in events[:, 0]}:
         own = {int(item) for item in events[events[:, 0] == user, 1]}
         first = sorted(own, key=lambda item: (spark_xxhash64(seed, -7 * user, 1000 - 7 * item) >> 11, item))
         wanted = min(len(own) - 1, max(1, int(share * len(own) + 0.5)))
@@ -120,8 +121,8 @@ def test_folds_by_user_hold_out_each_pair_once_and_leave_each_user_something() -
     events = np.stack([rng.integers(0, 50, 1000), rng.integers(0, 60, 1000)], axis=1)
     events = np.concatenate([events, [[50, 0]]])
     hashes = rng.integers(-(2**63), 2**63 - 1, (2, 61))
-    sides = events[:, 0], events[:, 1], hashes[0][events[:, 0]], hashes[1][events[:, 1]]
-    held = np.stack([per_user_fold(*sides, number, 4, seed=5) for number in range(4)])
+    users, items = (HashedIds(events[:, side], hashes[side][events[:, side]]) for side in (0, 1))
+    held = np.stack([per_user_fold(users, items, number, 4, seed=5) for number in range(4)])
     # User 50 has one pair, which stays.
     assert (held.sum(axis=0) == (events[:, 0] != 50)).all()
     for fold in held:
@@ -133,14 +134,15 @@ def test_folds_by_user_hold_out_each_pair_once_and_leave_each_user_something() -
 
 
 def test_a_split_by_user_of_nothing_is_empty_and_of_no_share_or_fold_refused() -> None:
-    nothing = np.empty(0, np.int64)
-    assert len(per_user_split(*4 * [nothing], 0.1)) == len(per_user_fold(*4 * [nothing], 0, 2)) == 0
+    nothing = HashedIds(np.empty(0, np.int64), np.empty(0, np.int64))
+    one = HashedIds(np.array([1]), np.array([1]))
+    assert len(per_user_split(nothing, nothing, 0.1)) == len(per_user_fold(nothing, nothing, 0, 2)) == 0
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        per_user_split(*4 * [nothing], 20.0)
+        per_user_split(nothing, nothing, 20.0)
     with pytest.raises(ConfigError, match="no fold 2 of 2"):
-        per_user_fold(*4 * [nothing], 2, 2)
+        per_user_fold(nothing, nothing, 2, 2)
     with pytest.raises(ConfigError, match="lengths differ"):
-        per_user_split(np.array([1]), *3 * [nothing], 0.1)
+        per_user_split(one, nothing, 0.1)
 
 
 def test_the_event_at_the_cutoff_trains_and_the_next_one_is_held_out() -> None:

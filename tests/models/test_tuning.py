@@ -24,7 +24,7 @@ from factorlake.models.plan import ArrayRows
 from factorlake.models.search import Proposal, Space, Trial
 from factorlake.models.trained import Snapshot
 from factorlake.models.trials import PATIENCE, Fold, Outcome, TrialRunner, scales_of, search
-from factorlake.models.tuning import check_metric, held_in_fold, held_out_of, tune_ratings
+from factorlake.models.tuning import check_metric, hashed_ids, held_in_fold, held_out_of, tune_ratings
 from tests.reference.planted_tastes import Log, planted_log
 
 IMPLICIT, EXPLICIT = AlsParameters(seed=3), AlsParameters(objective="explicit", seed=3)
@@ -150,14 +150,15 @@ def test_values_that_are_not_positive_are_nothing_to_be_found() -> None:
 
 def test_folds_part_the_pairs() -> None:
     users, items, _ = planted_log()
-    hashes = hash_ids(users), hash_ids(items)
-    parts = [held_in_fold(*hashes, number, 4, 0.1, seed=5) for number in range(4)]
+    both = hashed_ids(users), hashed_ids(items)
+    parts = [held_in_fold(*both, number, 4, 0.1, seed=5) for number in range(4)]
     np.testing.assert_array_equal(np.sum(parts, axis=0), 1)
-    # Of n pairs a quarter, within four standard deviations of a binomial count.
-    n = len(users)
-    assert all(abs(part.sum() - n / 4) < 4 * math.sqrt(n * 3 / 16) for part in parts)
-    one = held_in_fold(*hashes, 0, 1, 0.1, seed=5)
-    np.testing.assert_array_equal(one, hash_split(*hashes, 0.1, 5))
+    one = held_in_fold(*both, 0, 1, 0.1, seed=5)
+    owner = np.array(users)
+    for user in set(users):
+        n = int(np.sum(owner == user))
+        assert {int(part[owner == user].sum()) for part in parts} <= {n // 4, -(-n // 4)}
+        assert one[owner == user].sum() == max(1, math.floor(0.1 * n + 0.5))
 
 
 @pytest.mark.parametrize("start", [IMPLICIT, replace(IMPLICIT, alpha=10.0), EXPLICIT])
@@ -289,7 +290,7 @@ def test_several_folds_tell_their_mean_and_its_standard_error() -> None:
     assert all(outcome.standard_error > 0 for outcome in outcomes)
     single = []
     for number in range(3):
-        held = held_in_fold(hash_ids(users), hash_ids(items), number, 3, 0.1, EXPLICIT.seed)
+        held = held_in_fold(hashed_ids(users), hashed_ids(items), number, 3, 0.1, EXPLICIT.seed)
         parts = []
         for chosen in (~held, held):
             places = np.flatnonzero(chosen)
@@ -314,8 +315,8 @@ def test_a_metric_must_fit_the_objective() -> None:
 
 
 def test_nothing_held_out_is_refused() -> None:
-    users, items, values = planted_log(explicit=True, n_users=3)
+    # Who has one pair keeps it.
     with pytest.raises(DataRefusedError, match="hold out another part"):
-        tune_ratings(users[:2], items[:2], None, IMPLICIT, 3, share=1e-9)
+        tune_ratings(["a", "b"], ["x", "y"], None, IMPLICIT, 3)
     with pytest.raises(DataRefusedError, match="hold out another part"):
-        tune_ratings(users, items, values, EXPLICIT, 3, share=1e-9, metric="rmse")
+        tune_ratings(["a", "b"], ["x", "y"], np.array([1.0, 2.0], np.float32), EXPLICIT, 3, metric="rmse")

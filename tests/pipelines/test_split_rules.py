@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.evaluation.splits import hash_split, last_n_out, per_user_fold, per_user_split, time_split
+from factorlake.evaluation.splits import HashedIds, hash_split, last_n_out, per_user_fold, per_user_split, time_split
 from factorlake.pipelines.holdout import fold_by_user, split_events
 
 START = datetime(2025, 3, 3, tzinfo=UTC)
@@ -23,11 +23,13 @@ def order_of(hashes: pd.Series, ids: pd.Series) -> np.ndarray:
     return pd.Index(table["id"]).get_indexer(ids)
 
 
-def sides_of(rows: pd.DataFrame) -> list[np.ndarray]:
-    """Positions of users and items, and the hashes of both."""
-    sides = ("user", "item")
-    positions = [order_of(rows[f"{side}_hash"], rows[f"{side}_id"]) for side in sides]
-    return [*positions, *(rows[f"{side}_hash"].to_numpy() for side in sides)]
+def ids_of(rows: pd.DataFrame) -> tuple[HashedIds, HashedIds]:
+    """Users and items of events."""
+    users, items = (
+        HashedIds(order_of(rows[f"{side}_hash"], rows[f"{side}_id"]), rows[f"{side}_hash"].to_numpy())
+        for side in ("user", "item")
+    )
+    return users, items
 
 
 def drawn_events(spark: SparkSession) -> DataFrame:
@@ -62,15 +64,12 @@ def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split:
     assert by_columns.isdisjoint(row["number"] for row in known.select("number").collect())
 
     rows = frame.toPandas().sort_values("number")
+    users, items = ids_of(rows)
     by_arrays = {
         "time": lambda: time_split(rows["micros"].to_numpy(), int(cutoff.timestamp() * 1_000_000)),
-        "last_n": lambda: last_n_out(
-            *sides_of(rows)[:2],
-            rows["micros"].to_numpy(),
-            last_n,
-        ),
-        "hash": lambda: hash_split(rows["user_hash"].to_numpy(), rows["item_hash"].to_numpy(), 0.3, SEED),
-        "per_user": lambda: per_user_split(*sides_of(rows), 0.3, SEED),
+        "last_n": lambda: last_n_out(users.positions, items.positions, rows["micros"].to_numpy(), last_n),
+        "hash": lambda: hash_split(users.hashes, items.hashes, 0.3, SEED),
+        "per_user": lambda: per_user_split(users, items, 0.3, SEED),
     }[rule]()
     assert by_columns == set(np.flatnonzero(by_arrays).tolist())
     assert 0 < len(by_columns) < len(rows)
@@ -80,8 +79,9 @@ def test_columns_and_arrays_hold_out_the_same_events(spark: SparkSession, split:
 def test_folds_by_user_are_the_same_by_columns_and_by_arrays(spark: SparkSession) -> None:
     frame = drawn_events(spark)
     rows = frame.toPandas().sort_values("number")
+    users, items = ids_of(rows)
     for number in range(3):
         known, held = fold_by_user(frame, SEED, number, 3)
         by_columns = {row["number"] for row in held.select("number").collect()}
-        assert by_columns == set(np.flatnonzero(per_user_fold(*sides_of(rows), number, 3, SEED)).tolist())
+        assert by_columns == set(np.flatnonzero(per_user_fold(users, items, number, 3, SEED)).tolist())
         assert by_columns | {row["number"] for row in known.select("number").collect()} == set(range(len(rows)))

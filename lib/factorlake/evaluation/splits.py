@@ -7,6 +7,8 @@ positions in the order by (signed xxhash64 of the id, id). Each split is True wh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,13 @@ from factorlake.kernels.hashing import SEED, hash_longs
 from factorlake.types import IntVector
 
 MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+class HashedIds(NamedTuple):
+    """The ids of one column: (n_events,) positions, and the signed xxhash64 of each id."""
+
+    positions: NDArray[np.int64]
+    hashes: NDArray[np.int64]
 
 
 def holdout_cutoff(times: NDArray[np.int64], holdout_days: float) -> int:
@@ -109,14 +118,7 @@ def hash_split(
     return _pair_hash(user_hashes, item_hashes, seed).astype(np.float64) < share * 2.0**53
 
 
-def per_user_split(
-    users: IntVector,
-    items: IntVector,
-    user_hashes: NDArray[np.int64],
-    item_hashes: NDArray[np.int64],
-    share: float,
-    seed: int = 0,
-) -> NDArray[np.bool_]:
+def per_user_split(users: HashedIds, items: HashedIds, share: float, seed: int = 0) -> NDArray[np.bool_]:
     """Hold out about `share` of each user's pairs, chosen by hash: at least one, and never all.
 
     Where lists are judged users count alike, so those with few pairs must be asked as surely as those with many; a hash
@@ -128,8 +130,7 @@ def per_user_split(
 
     Parameters
     ----------
-    users, items : (n_events,) positions. user_hashes, item_hashes : (n_events,) signed xxhash64 of their ids. May be
-        empty.
+    users, items : of each event. May be empty.
     share : in [0, 1].
 
     Raises
@@ -138,19 +139,11 @@ def per_user_split(
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"share must lie between 0 and 1, got {share}")
-    place, size = _places(users, items, user_hashes, item_hashes, seed)
+    place, size = _places(users, items, seed)
     return place < np.minimum(size - 1, np.maximum(1, np.floor(share * size + 0.5)))
 
 
-def per_user_fold(
-    users: IntVector,
-    items: IntVector,
-    user_hashes: NDArray[np.int64],
-    item_hashes: NDArray[np.int64],
-    number: int,
-    folds: int,
-    seed: int = 0,
-) -> NDArray[np.bool_]:
+def per_user_fold(users: HashedIds, items: HashedIds, number: int, folds: int, seed: int = 0) -> NDArray[np.bool_]:
     """Hold out a user's pairs in turn: each pair of a user with several is held out in one of the folds.
 
     In columns, with place and n as in `per_user_split`: ``n > 1 AND pmod(place - 1 + pmod(xxhash64(user_id), folds),
@@ -166,8 +159,8 @@ def per_user_fold(
     """
     if not 0 <= number < folds or folds < 2:
         raise ConfigError(f"there is no fold {number} of {folds}: folds count from 0, and are at least two")
-    place, size = _places(users, items, user_hashes, item_hashes, seed)
-    turn = np.asarray(user_hashes, np.int64) % folds
+    place, size = _places(users, items, seed)
+    turn = users.hashes % folds
     held: NDArray[np.bool_] = (size > 1) & ((place + turn) % folds == number)
     return held
 
@@ -179,27 +172,18 @@ def _pair_hash(user_hashes: NDArray[np.int64], item_hashes: NDArray[np.int64], s
     return pair >> np.uint64(11)
 
 
-def _places(
-    users: IntVector,
-    items: IntVector,
-    user_hashes: NDArray[np.int64],
-    item_hashes: NDArray[np.int64],
-    seed: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _places(users: HashedIds, items: HashedIds, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, of each event, its pair's place among the user's pairs by hash, from 0, and how many those are."""
-    if not len(users) == len(items) == len(user_hashes) == len(item_hashes):
-        raise ConfigError(
-            f"lengths differ: {len(users)} users, {len(items)} items, {len(user_hashes)} user hashes, "
-            f"{len(item_hashes)} item hashes"
-        )
-    if len(users) == 0:
+    lengths = {len(column) for column in (*users, *items)}
+    if len(lengths) > 1:
+        raise ConfigError(f"lengths differ: {sorted(lengths)} positions and hashes")
+    if lengths == {0}:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    stride = np.int64(items.max()) + 1
-    pair, first, of_event = np.unique(
-        np.asarray(users, np.int64) * stride + items, return_index=True, return_inverse=True
-    )
+    stride = np.int64(items.positions.max()) + 1
+    of_events = np.asarray(users.positions, np.int64) * stride + items.positions
+    pair, first, of_event = np.unique(of_events, return_index=True, return_inverse=True)
     owner = pair // stride
-    hashes = _pair_hash(np.asarray(user_hashes)[first], np.asarray(item_hashes)[first], seed)
+    hashes = _pair_hash(users.hashes[first], items.hashes[first], seed)
     order = np.lexsort((pair, hashes, owner))
     size = np.bincount(owner)
     place = np.empty(len(pair), np.int64)

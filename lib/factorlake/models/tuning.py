@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError
-from factorlake.evaluation.splits import per_user_fold, per_user_split
+from factorlake.evaluation.splits import HashedIds, per_user_fold, per_user_split
 from factorlake.kernels.hashing import hash_ids
 from factorlake.types import FloatVector
 
@@ -21,7 +21,6 @@ from .search import Space, Trial
 from .trials import Fold, Outcome, Searched, TrialRunner, scales_of, search
 
 Triples = tuple[list[str], list[str], FloatVector | None]
-Numbered = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def tune_ratings(
@@ -42,8 +41,7 @@ def tune_ratings(
     threads: int = 1,
     on_trial: Callable[[Trial, Outcome], None] | None = None,
 ) -> Searched:
-    """Search settings for (user, item, value) triples, as ``fit_als`` takes them, on parts of them held out by hash, about as
-    much of each user.
+    """Search settings for (user, item, value) triples, as ``fit_als`` takes them, on parts of them held out by hash.
 
     Parameters
     ----------
@@ -62,11 +60,11 @@ def tune_ratings(
     """
     check_metric(metric, start)
     users, items = np.asarray(user_ids, dtype=object), np.asarray(item_ids, dtype=object)
-    sides = [_numbered(column) for column in (users, items)]
+    hashed = hashed_ids(user_ids), hashed_ids(item_ids)
     with ExitStack() as open_plans:
         made = []
         for number in range(folds):
-            held = held_in_fold(*sides, number, folds, share, start.seed)
+            held = held_in_fold(hashed[0], hashed[1], number, folds, share, start.seed)
             known = pack_ratings(*_part(users, items, values, ~held), start)
             judge = held_out_of(known, _part(users, items, values, held), metric, max_users).judge(metric, k, threads)
             plan = LocalPlan(known.user_blocks, known.item_blocks, start, threads)
@@ -85,19 +83,16 @@ def check_metric(metric: HeldOutMetric, parameters: AlsParameters) -> None:
 
 
 def held_in_fold(
-    users: Numbered, items: Numbered, number: int, folds: int, share: float, seed: int
+    users: HashedIds, items: HashedIds, number: int, folds: int, share: float, seed: int
 ) -> NDArray[np.bool_]:
     """Return which pairs fold ``number`` (from 0) of ``folds`` holds out.
 
     One fold holds out about ``share`` of each user's pairs (`per_user_split`); in several each pair is held out once
     (`per_user_fold`).
-
-    users, items : (position, hash of the id) of each pair.
     """
-    (user, user_hash), (item, item_hash) = users, items
     if folds == 1:
-        return per_user_split(user, item, user_hash, item_hash, share, seed)
-    return per_user_fold(user, item, user_hash, item_hash, number, folds, seed)
+        return per_user_split(users, items, share, seed)
+    return per_user_fold(users, items, number, folds, seed)
 
 
 def held_out_of(packed: PackedRatings, held: Triples, metric: HeldOutMetric, max_users: int) -> HeldOut:
@@ -134,10 +129,10 @@ def _part(
     return users[chosen].tolist(), items[chosen].tolist(), None if values is None else np.asarray(values)[chosen]
 
 
-def _numbered(column: NDArray[np.object_]) -> Numbered:
+def hashed_ids(column: Sequence[str]) -> HashedIds:
     """Return of each id its position by (signed hash, id), and its hash."""
-    names, at = np.unique(column.astype(str), return_inverse=True)
+    names, at = np.unique(np.asarray(column, dtype=str), return_inverse=True)
     hashes = hash_ids(names.tolist())
     position = np.empty(len(names), np.int64)
     position[np.lexsort((names, hashes))] = np.arange(len(names))
-    return position[at], hashes[at]
+    return HashedIds(position[at], hashes[at])

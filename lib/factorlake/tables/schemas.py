@@ -287,7 +287,7 @@ _TABLES = [
         "One metric of one model on one split, baselines beside it.",
         """
         model_version string: The model under judgement.
-        split string: time, last_n, per_user, hash or given; with _sampled where candidates were ranked; validation: sgd's own.
+        split string: As evaluate.split; with _sampled where candidates were ranked; validation: sgd's own.
         name string: model, a baseline, live (the published model), or another's; difference:NAME is what model gains.
         metric string: Metric with its cut-off, such as ndcg@10.
         value double: Mean over users (RMSE, MAE: over pairs).
