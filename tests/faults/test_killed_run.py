@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,21 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
+from factorlake.pipelines.jobs import execute
 from factorlake.tables import delta_io
 from factorlake.tables.delta_io import Commit
-from tests.pipelines.demo_lake import DEMO, DemoRun, demo_settings, overrides, run_verb
-from tests.reference.contents import lake_contents
+from tests.pipelines.demo_lake import CONF, DEMO, DemoRun, demo_settings, overrides, run_verb
+from tests.reference.contents import lake_contents, rows_of
 
 pytestmark = [pytest.mark.spark, pytest.mark.faults]
 
 FACTORLAKE = Path(sys.executable).with_name("factorlake")
-SESSION = ("spark.master=local[2]", "spark.driver_memory=1g", "spark.shuffle_partitions=2")
+SESSION = (
+    "spark.master=local[2]",
+    "spark.driver_memory=1g",
+    "spark.shuffle_partitions=2",
+    "train.checkpoint_seconds=0",
+)
 # What stands on stderr, or which file lies in the lake, when the run is killed.
 MOMENTS = [
     pytest.param("validate   start", id="after-ingest"),
@@ -39,6 +46,8 @@ MOMENTS = [
             "validate   running",
             "attributes attributes of items",
             "train      packing",
+            "train      epoch 2 item",
+            "train      epoch 5 user",
             "train      solving",
             "evaluate   judging",
             "recommend  start",
@@ -48,6 +57,10 @@ MOMENTS = [
         )
     ),
 ]
+
+
+class Killed(BaseException):
+    """No error: nothing in the package may catch it."""
 
 
 def kill_run_at(moment: str | Path, root: Path, log: Path, scratch: Path) -> None:
@@ -110,10 +123,6 @@ def test_a_killed_run_started_again_leaves_what_an_undisturbed_run_leaves(
     assert folders_of(root) == folders_of(demo_run.root)
 
 
-class Killed(BaseException):
-    """No error: nothing in the package may catch it."""
-
-
 def die_after(n_commits: int, write: Callable[..., Commit]) -> Callable[..., Commit]:
     """Return a ``delta_io._write`` that does its work and ends the run right after the given commit."""
     done = 0
@@ -139,6 +148,39 @@ def run_until(
             return int(run_verb(spark, "run", demo_settings(root, log))["exit_code"])
         except Killed:
             return None
+
+
+def test_training_killed_in_an_epoch_goes_on_from_the_one_before(
+    spark: SparkSession, demo_run: DemoRun, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(demo_run.root, tmp_path / "lake"))
+    made = ("candidates", "models", "training_trace")
+    for table in made:
+        shutil.rmtree(root / "main" / table)
+
+    def train(*more: str, die: str = "") -> list[str]:
+        """Train, and die when that is told; return what was told."""
+        told: list[str] = []
+
+        def hear(line: str) -> None:
+            told.append(line)
+            if die and line.startswith(die):
+                raise Killed
+
+        settings = demo_settings(root, demo_run.log, "demo=null", *more)
+        line = execute("train", settings, conf_dir=str(CONF), open_session=lambda: spark, progress=hear)
+        assert line["exit_code"] == 0, line["reason"]
+        return told
+
+    with pytest.raises(Killed):
+        train("train.checkpoint_seconds=0", die="epoch 5 user")
+    told = train()
+    assert "training goes on after epoch 4" in told
+    assert not any(line.startswith("epoch 4 ") for line in told)
+    (version,) = (one.name for one in (root / "main" / "candidates").iterdir())
+    for table in ("training_trace", f"candidates/{version}/factors"):
+        assert rows_of(root / "main" / table) == rows_of(demo_run.root / "main" / table)
+    assert [one.name for one in (root / "main" / "candidates" / version).iterdir()] == ["factors"]
 
 
 @pytest.mark.soak

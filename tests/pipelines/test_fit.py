@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pyspark.sql import functions as F
 from factorlake.config.loader import build
 from factorlake.errors import NumericalError
 from factorlake.kernels.row_solvers import SEGMENT
-from factorlake.models.trained import TrainedModel
+from factorlake.models.checkpoints import Checkpoints
+from factorlake.models.trained import TraceRow, TrainedModel
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import epoch_metric
@@ -143,6 +145,38 @@ def test_a_row_too_long_for_one_task_gives_the_same_bits_in_every_plan(spark: Sp
     local, broadcast, shuffle = (bits_of(context, pairs) for context in contexts)
     assert broadcast == local
     assert shuffle == local
+
+
+class Killed(BaseException):
+    """No error: nothing in the package may catch it."""
+
+
+def die_in(epoch: int) -> Callable[[TraceRow], None]:
+    def look(row: TraceRow) -> None:
+        if row.epoch == epoch:
+            raise Killed
+
+    return look
+
+
+@pytest.mark.parametrize("objective", ["implicit", "explicit"])
+def test_training_cut_off_in_one_plan_goes_on_in_another_to_the_same_bits(
+    spark: SparkSession, lake_root: str, objective: str
+) -> None:
+    pairs = pairs_of(spark, objective)
+    chosen: dict[str, Any] = {"objective": objective, "epochs": 5, "checkpoint_seconds": 0}
+    plans: tuple[PlanName, ...] = ("shuffle", "broadcast", "local")
+    contexts = [context_of(spark, lake_root, **chosen, plan=plan) for plan in plans]
+    told: list[str] = []
+    for context, epoch in zip(contexts, (3, 5, None), strict=True):
+        checkpoints = Checkpoints(context.lake.checkpoints("m"), 0.0, told.append)
+        if epoch is None:
+            resumed = bits(fit(context, pairs, "m", checkpoints=checkpoints).model)
+        else:
+            with pytest.raises(Killed):
+                fit(context, pairs, "m", on_half_step=die_in(epoch), checkpoints=checkpoints)
+    assert told == ["training goes on after epoch 2", "training goes on after epoch 4"]
+    assert resumed == bits_of(contexts[1], pairs)
 
 
 @pytest.mark.parametrize("plan", ["broadcast", "shuffle"])

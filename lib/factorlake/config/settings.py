@@ -333,6 +333,9 @@ class TrainSettings(Section):
     of both sides lie in files of the root, and each task reads those its blocks need. auto picks by size."""
     threads: int = Field(default=0, ge=0)
     """Threads of the local plan; 0: as many as Spark has slots on this machine."""
+    checkpoint_seconds: NotNegative | None = 60.0
+    """Least time between two checkpoints, from which training that was cut off goes on; 0: one after every epoch, none:
+    no checkpoints. On an object store there are none."""
     event_weights: dict[str, float] = {}
     """Weight of one event by its type (times its value where `use_value`); types not named weigh 1."""
     use_value: bool = False

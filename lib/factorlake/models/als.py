@@ -23,6 +23,7 @@ from factorlake.kernels.initial import initial_factors
 from factorlake.types import FloatMatrix, Side
 
 from .canonical import canonical_turn
+from .checkpoints import Checkpoints, Progress
 from .half_step import HalfStepTask, regularization_loss, turn_rows
 from .nonnegative_start import nonnegative_start
 from .parameters import AlsParameters
@@ -55,6 +56,7 @@ def train(
     larger_is_better: bool = True,
     start: tuple[R, R] | None = None,
     features: Features[R] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainedModel[R]:
     """Train a model on the data behind a plan.
 
@@ -69,6 +71,8 @@ def train(
         item's. Biases start at zero and μ at the mean rating. Factors that must not be negative start from magnitudes;
         those of the Frobenius objective without ``start`` from leading singular vectors (``nonnegative_start``).
     features : what is known of the rows beside the ratings; they then have a prior mean (``prior``).
+    checkpoints : where progress is kept after epochs. Training goes on from what was kept there, whatever ``start`` is,
+        and ends with the same bits; ``on_half_step`` is told only what is done anew.
 
     Raises
     ------
@@ -76,7 +80,8 @@ def train(
     ConfigError : features of factors that must not be negative.
     """
     with single_threaded_blas():
-        return _Training(plan, parameters, on_half_step, features).run(validate, larger_is_better, start)
+        training = _Training(plan, parameters, on_half_step, features, checkpoints)
+        return training.run(validate, larger_is_better, start)
 
 
 class _Training(Generic[R]):
@@ -88,11 +93,13 @@ class _Training(Generic[R]):
         parameters: AlsParameters,
         on_half_step: Callable[[TraceRow], None] | None,
         features: Features[R] | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.plan = plan
         self.problem = plan.problem
         self.parameters = parameters
         self.on_half_step = on_half_step
+        self.checkpoints = checkpoints
         self.trace: list[TraceRow] = []
         given: dict[Side, R | None] = {} if features is None else {"user": features.user, "item": features.item}
         self.priors = {
@@ -106,39 +113,51 @@ class _Training(Generic[R]):
         start: tuple[R, R] | None,
     ) -> TrainedModel[R]:
         parameters = self.parameters
-        state = self._start(start)
-        best_state, best_epoch, best_metric = state, 0, -np.inf
-        losses: list[float] = []
-        idle_epochs = 0
-        stopped: Stopped = "epochs"
-        for epoch in range(1, parameters.epochs + 1):
-            steps = self._steps(losses)
-            state, row = self._half_step(epoch, "user", state, steps)
+        now = None if self.checkpoints is None else self.checkpoints.load(self.plan, parameters)
+        if now is None:
+            state = self._start(start)
+            now = Progress(0, state, state)
+        self.trace = list(now.trace)
+        for _ in range(now.epoch, parameters.epochs):
+            now = self._epoch(now, validate, larger_is_better)
+            if now.idle_epochs >= parameters.patience and now.epoch < parameters.epochs:
+                stopped: Stopped = "objective" if validate is None else "metric"
+                break
+            if self.checkpoints is not None:
+                self.checkpoints.keep(now, parameters, self.problem)
+        else:
+            stopped = "epochs"
+        return self._finish(now.best, now.best_epoch, stopped, now.state.jitters)
+
+    def _epoch(
+        self, last: Progress[R], validate: Callable[[int, Snapshot[R]], float] | None, larger_is_better: bool
+    ) -> Progress[R]:
+        """Solve both sides once, and say what of it counts."""
+        epoch, steps = last.epoch + 1, self._steps(last.losses)
+        state, row = self._half_step(epoch, "user", last.state, steps)
+        self._tell(row)
+        losses = last.losses or (row.loss,)
+        state, row = self._half_step(epoch, "item", state, steps)
+        losses = (*losses, row.loss)
+        best, best_epoch, best_score = last.best, last.best_epoch, last.best_score
+        if validate is None:
             self._tell(row)
-            losses = losses or [row.loss]
-            state, row = self._half_step(epoch, "item", state, steps)
-            losses.append(row.loss)
-            if validate is None:
-                self._tell(row)
-                best_state, best_epoch = state, epoch
-                gain = _relative_fall(losses)
-            else:
-                metric = validate(epoch, self._snapshot(state))
-                if np.isnan(metric):
-                    raise NumericalError(
-                        f"the held-out metric of epoch {epoch} is not a number; check that the holdout is not empty"
-                    )
-                self._tell(replace(row, metric=metric))
-                score = metric if larger_is_better else -metric
-                gain = (score - best_metric) / max(abs(score), 1e-12)
-                if score > best_metric:
-                    best_state, best_epoch, best_metric = state, epoch, score
-            if parameters.tolerance is not None:
-                idle_epochs = idle_epochs + 1 if not gain > parameters.tolerance else 0
-                if idle_epochs >= parameters.patience and epoch < parameters.epochs:
-                    stopped = "objective" if validate is None else "metric"
-                    break
-        return self._finish(best_state, best_epoch, stopped, state.jitters)
+            best, best_epoch = state, epoch
+            gain = _relative_fall(losses)
+        else:
+            metric = validate(epoch, self._snapshot(state))
+            if np.isnan(metric):
+                raise NumericalError(
+                    f"the held-out metric of epoch {epoch} is not a number; check that the holdout is not empty"
+                )
+            self._tell(replace(row, metric=metric))
+            score = metric if larger_is_better else -metric
+            gain = (score - best_score) / max(abs(score), 1e-12)
+            if score > best_score:
+                best, best_epoch, best_score = state, epoch, score
+        tolerance = self.parameters.tolerance
+        idle_epochs = 0 if tolerance is None or gain > tolerance else last.idle_epochs + 1
+        return Progress(epoch, state, best, best_epoch, best_score, losses, idle_epochs, tuple(self.trace))
 
     def _steps(self, losses: Sequence[float]) -> int:
         if self.parameters.nonnegative:

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 
 from factorlake.config.settings import Settings
 from factorlake.kernels.gram import block_gram
+from factorlake.models.checkpoints import Checkpoints
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.sgd import SgdTraceRow
 from factorlake.models.sgd_parameters import SgdParameters
@@ -83,6 +84,7 @@ def fit(
     on_half_step: Callable[[TraceRow], None] | None = None,
     validation: Validation | None = None,
     features: FitFeatures | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train on (user_id, item_id, value) pairs by the settings; see ``fit_pairs`` and ``fit_sgd_pairs``.
 
@@ -102,7 +104,16 @@ def fit(
         on_half_step=on_half_step,
         validation=validation,
         features=features,
+        checkpoints=checkpoints,
     )
+
+
+def checkpoints_of(context: Context, version: str) -> Checkpoints | None:
+    """Return where training of a model keeps its progress; None where the settings or the root's store allow none."""
+    seconds = context.settings.train.checkpoint_seconds
+    if seconds is None or not context.lake.is_local:
+        return None
+    return Checkpoints(context.lake.checkpoints(version), seconds, context.progress)
 
 
 def _fit_sgd(context: Context, pairs: DataFrame, folder: str, on_step: Callable[[TraceRow], None] | None) -> Fitted:

@@ -21,7 +21,7 @@ from factorlake.tables import delta_io, registry
 Trainer = Literal["als", "sgd"]
 TRAINERS: tuple[Trainer, ...] = ("als", "sgd")
 # Settings that say how a model is computed and not which: the same model in every plan.
-NOT_DECIDING = ("plan", "threads")
+NOT_DECIDING = ("plan", "threads", "checkpoint_seconds")
 # With α: α|r| of a decayed pair from which on it is observed. Its target 1 + 1/(α|r|) has no bound as the pair fades,
 # while its weight 1 + α|r| comes down to that of an unobserved pair.
 LEAST_CONFIDENCE = 2.0**-20

@@ -16,7 +16,7 @@ from factorlake.models.spectrum import spectrum
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.features import features_print, fitted_prior, learn_features, model_row
-from factorlake.pipelines.fit import fit, sgd_parameters
+from factorlake.pipelines.fit import checkpoints_of, fit, sgd_parameters
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import (
     Trainer,
@@ -51,7 +51,8 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     """Train on the accepted events up to the holdout, then solve every user again on all events.
 
     The model's version is made of the events' contents, the settings and the seed, so the same input gives the same
-    version: one that is trained already is not trained again (99).
+    version: one that is trained already is not trained again (99), and training that was cut off goes on from its last
+    checkpoint.
     """
     context = as_trained(context, trainer)
     spark, lake, settings = context.spark, context.lake, context.settings
@@ -62,8 +63,11 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     cutoff = cutoff_of(newest, settings.train.holdout_days)
     contents = f"{print_of['hash']}{features_print(context)}"
     version = model_version(context, newest, contents, trainer)
+    checkpoints = checkpoints_of(context, version) if trainer == "als" else None
     existing = registry.model(spark, lake, version)
     if existing is not None:
+        if checkpoints is not None:
+            checkpoints.clear()
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
     known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
     known = keep(training_pairs(context, known_events, newest if cutoff is None else None))
@@ -78,7 +82,16 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     try:
         validation = _validation(context, events, known, cutoff)
         features = learn_features(context)
-        fitted = fit(context, known, version, trainer, on_half_step=tell, validation=validation, features=features)
+        fitted = fit(
+            context,
+            known,
+            version,
+            trainer,
+            on_half_step=tell,
+            validation=validation,
+            features=features,
+            checkpoints=checkpoints,
+        )
         context.progress("solving every user on all events")
         try:
             found = spectrum(fitted.model.users, fitted.model.items, fitted.parameters.rank)
@@ -114,6 +127,8 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         **model_row(features, model),
     }
     models_version = context.record_model(row)
+    if checkpoints is not None:
+        checkpoints.clear()
     return JobResult(
         counts={
             "users": fitted.users.n_ids,

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from factorlake.models.als import train
 from factorlake.models.blocks import block_of, number_of_blocks, pack_positions
+from factorlake.models.checkpoints import Checkpoints
 from factorlake.models.estimate import Load, choose_plan
 from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
@@ -108,6 +109,7 @@ def fit_pairs(
     validation: Validation | None = None,
     start: Start | None = None,
     features: FitFeatures | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Train on pairs, which are read once.
 
@@ -123,6 +125,7 @@ def fit_pairs(
     validation : with it, training keeps the best epoch and stops by the metric instead of the objective.
     start : factors to start from, by id; ids it does not know start as in a new model.
     features : what is known of ids beside their pairs; of others nothing is.
+    checkpoints : where training keeps its progress, and goes on from; see ``train``.
 
     Frames of positions stay for the caller, who gives them up by ``Fitted.release``; until then some of the workspace
     stays too.
@@ -133,7 +136,9 @@ def fit_pairs(
     NumericalError : training went out of bounds.
     """
     known = features or FitFeatures()
-    run = _Run(spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start, known)
+    run = _Run(
+        spark, parameters, workspace, plan, threads, progress, on_half_step, validation, start, known, checkpoints
+    )
     drop_zero = parameters.objective != "explicit"
     with named_jobs(spark, "encode pairs"), Exchange(spark, f"{workspace}/exchange") as exchange:
         if exchange.by_file:
@@ -159,6 +164,7 @@ class _Run:
     validation: Validation | None
     start: Start | None
     features: FitFeatures
+    checkpoints: Checkpoints | None
 
     def with_files(self, pairs: DataFrame, drop_zero: bool, exchange: Exchange) -> Fitted:
         """Fit where driver and workers see the workspace: ratings lie in its files."""
@@ -293,6 +299,7 @@ class _Run:
             larger_is_better=self.validation is None or self.validation.larger_is_better,
             start=start,
             features=features,
+            checkpoints=self.checkpoints,
         )
 
 

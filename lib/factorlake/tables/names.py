@@ -68,6 +68,10 @@ class Lake:
         """Folder for factors on their way between driver and workers while a run lasts."""
         return f"{self.candidate_folder(version)}/exchange"
 
+    def checkpoints(self, version: str) -> str:
+        """Folder of what training has reached, until the model is written."""
+        return f"{self.candidate_folder(version)}/checkpoints"
+
     def published(self, table: str, slot: str) -> str:
         if table not in PUBLISHED_TABLES:
             raise ConfigError(f"{table!r} is no published table; those are {', '.join(PUBLISHED_TABLES)}")
