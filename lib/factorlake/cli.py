@@ -266,6 +266,19 @@ def publish(
     raise typer.Exit(_job("publish", config, overrides, dry_run, print_config, quiet, model=model, force=force))
 
 
+@app.command()
+def maintain(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="Keep files for less than a week all the same.")] = False,
+) -> None:
+    """Compact and vacuum tables, remove candidates that nobody can go back to."""
+    raise typer.Exit(_job("maintain", config, overrides, dry_run, print_config, quiet, force=force))
+
+
 class Method(StrEnum):
     """The methods of `decompose`."""
 

@@ -621,6 +621,18 @@ class PublishSettings(Section):
         return slot
 
 
+class MaintainSettings(Section):
+    """What `maintain` leaves."""
+
+    keep_days: NotNegative = 7.0
+    """Files that the latest version of a table does without stay this long, and longer where a model or a publication
+    that is kept is older. Less than 7 only by --force: readers may still hold them."""
+    keep_models: int = Field(default=5, ge=1)
+    """Models trained last whose candidates stay."""
+    keep_publications: int = Field(default=5, ge=1)
+    """Publications that each slot can go back to, the live one among them: their tables and candidates stay."""
+
+
 class SparkSettings(Section):
     """The Spark session, where factorlake starts it (spark-submit's own settings win)."""
 
@@ -672,6 +684,7 @@ class Settings(Section):
     tune: TuneSettings = TuneSettings()
     recommend: RecommendSettings = RecommendSettings()
     publish: PublishSettings = PublishSettings()
+    maintain: MaintainSettings = MaintainSettings()
     spark: SparkSettings = SparkSettings()
     demo: DemoSettings | None = None
 

@@ -90,6 +90,13 @@ JOBS = {
             ("user_factors", "item_factors", "recommendations", "publications", "models"),
         ),
         Job(
+            "maintain",
+            "maintain_tables",
+            "Compact and vacuum tables, remove candidates that nobody can go back to.",
+            ("raw_events", "interactions"),
+            ("models", "candidates", "recommendations"),
+        ),
+        Job(
             "run",
             "run_pipeline",
             "All jobs in turn, from the log to published lists.",

@@ -41,6 +41,11 @@ def chosen_model(context: Context, version: str | None) -> Row:
         row = registry.model(context.spark, context.lake, version)
         if row is None:
             raise ConfigError(f"there is no model {version!r}; `factorlake status` lists the models")
+        if row["state"] == registry.EXPIRED:
+            raise ConfigError(
+                f"the candidate of model {version} was removed by `factorlake maintain`, which keeps the last "
+                "maintain.keep_models and those of maintain.keep_publications: train it again with its settings"
+            )
         return row
     trained = registry.trained_models(context.spark, context.lake)
     if not trained:

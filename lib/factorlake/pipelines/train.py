@@ -65,7 +65,7 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     version = model_version(context, newest, contents, trainer)
     checkpoints = checkpoints_of(context, version) if trainer == "als" else None
     existing = registry.model(spark, lake, version)
-    if existing is not None:
+    if existing is not None and existing["state"] != registry.EXPIRED:
         if checkpoints is not None:
             checkpoints.clear()
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)

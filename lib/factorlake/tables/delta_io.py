@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,21 +197,49 @@ def _write(
 def _compact(spark: SparkSession, path: str, committed: int) -> int:
     """Put the small files of the table at ``path`` together and return the version it has then. What was written is
     safe without it: when it fails, that is logged and nothing else."""
-    sizes = [f"spark.databricks.delta.optimize.{bound}FileSize" for bound in ("min", "max")]
-    earlier = {name: spark.conf.get(name, None) for name in sizes}
     try:
-        for name in sizes:
-            spark.conf.set(name, COMPACTED_FILE_SIZE)
-        spark.sql(f"OPTIMIZE {_quoted(path)}")
+        compact(spark, path)
     except PySparkException as error:
         log.warning("%s was not compacted: %s", path, str(error).partition("\n")[0])
+    return int(spark.conf.get(LAST_COMMIT, None) or committed)
+
+
+def compact(spark: SparkSession, path: str) -> bool:
+    """Put the small files of the table at ``path`` together; return whether there were any."""
+    sizes = {f"spark.databricks.delta.optimize.{bound}FileSize": COMPACTED_FILE_SIZE for bound in ("min", "max")}
+    before = _history(spark, path, 1)[0]["version"]
+    with _setting(spark, sizes):
+        spark.sql(f"OPTIMIZE {_quoted(path)}")
+    return bool(_history(spark, path, 1)[0]["version"] > before)
+
+
+def vacuum(spark: SparkSession, path: str, hours: float) -> None:
+    """Remove the files of the table at ``path`` that its versions of the last ``hours`` do without.
+
+    It leaves no commit: the versions that publications recorded stay the latest.
+    """
+    held = {
+        "spark.databricks.delta.retentionDurationCheck.enabled": False,
+        "spark.databricks.delta.vacuum.logging.enabled": False,
+    }
+    with _setting(spark, held):
+        spark.sql(f"VACUUM {_quoted(path)} RETAIN {float(hours)!r} HOURS").collect()
+
+
+@contextmanager
+def _setting(spark: SparkSession, values: Mapping[str, bool | int]) -> Iterator[None]:
+    """Hold some of the session's settings at other values."""
+    earlier = {name: spark.conf.get(name, None) for name in values}
+    try:
+        for name, value in values.items():
+            spark.conf.set(name, value)
+        yield
     finally:
-        for name, value in earlier.items():
-            if value is None:
+        for name, before in earlier.items():
+            if before is None:
                 spark.conf.unset(name)
             else:
-                spark.conf.set(name, value)
-    return int(spark.conf.get(LAST_COMMIT, None) or committed)
+                spark.conf.set(name, before)
 
 
 def append(

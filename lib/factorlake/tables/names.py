@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from factorlake.config.settings import SHARED_TABLES
 from factorlake.errors import ConfigError
@@ -48,6 +49,10 @@ class Lake:
             raise ConfigError(f"{version!r} is no model version")
         return f"{self.root}/{self.recommender}/candidates/{version}"
 
+    def candidate_versions(self) -> list[str]:
+        """Models whose folder lies on this machine's disk, also those that no register knows."""
+        return self._folders("candidates")
+
     def candidate(self, version: str, table: str) -> str:
         if table not in CANDIDATE_TABLES:
             raise ConfigError(f"no candidate table {table!r} of model {version!r}")
@@ -84,9 +89,31 @@ class Lake:
             raise ConfigError(f"{search_id!r} is no search")
         return f"{self.root}/{self.recommender}/searches/{search_id}"
 
+    def searches(self) -> list[str]:
+        """Searches that have left a folder on this machine's disk."""
+        return self._folders("searches")
+
+    def other_recommenders(self) -> list[str]:
+        """Recommenders that have trained models on the same log, where the root is this machine's disk."""
+        return [
+            name
+            for name in _folders_in(self.root)
+            if name != self.recommender and (Path(self.root) / name / "models" / "_delta_log").is_dir()
+        ]
+
+    def _folders(self, kind: str) -> list[str]:
+        return _folders_in(f"{self.root}/{self.recommender}/{kind}")
+
     def tuned(self) -> str:
         """Conf file that a search for settings writes where none is named."""
         return f"{self.root}/{self.recommender}/tuned.yaml"
 
     def reports(self) -> str:
         return f"{self.root}/{self.recommender}/reports"
+
+
+def _folders_in(folder: str) -> list[str]:
+    """Return the names of the folders in one, ascending; none where it is no folder of this machine."""
+    if has_scheme(folder) or not Path(folder).is_dir():
+        return []
+    return sorted(one.name for one in Path(folder).iterdir() if one.is_dir() and VERSION.match(one.name))

@@ -13,6 +13,9 @@ from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMAS
 from factorlake.times import as_utc
 
+EXPIRED = "expired"
+"""State of a model whose candidate `maintain` removed."""
+
 
 def now() -> datetime:
     """Return the time in UTC, for columns that say when a row was written (never for data ages)."""
@@ -36,12 +39,25 @@ def model(spark: SparkSession, lake: Lake, version: str) -> Row | None:
 
 
 def trained_models(spark: SparkSession, lake: Lake) -> list[Row]:
-    """Return (model_version, as_of, fingerprint) of every model, the one trained last first."""
+    """Return (model_version, as_of, fingerprint, recorded_at) of every model whose candidate is still there, the one
+    trained last first; recorded_at is when."""
     path = lake.own("models")
     if not delta_io.exists(spark, path):
         return []
-    trained = delta_io.read(spark, path).where(F.col("state") == "trained").orderBy(F.col("recorded_at").desc())
-    return _in_utc(trained.select("model_version", "as_of", "fingerprint").collect())
+    trained = F.when(F.col("state") == "trained", F.struct("recorded_at", "as_of", "fingerprint"))
+    by_version = delta_io.read(spark, path).groupBy("model_version")
+    latest = by_version.agg(F.max_by("state", "recorded_at").alias("state"), F.max(trained).alias("trained"))
+    found = latest.where((F.col("state") != EXPIRED) & F.col("trained").isNotNull())
+    return _in_utc(found.select("model_version", "trained.*").orderBy(F.col("recorded_at").desc()).collect())
+
+
+def publications(spark: SparkSession, lake: Lake) -> list[Row]:
+    """Return (slot, model_version, versions, published_at) of every publication of every slot, the last one first."""
+    path = lake.own("publications")
+    if not delta_io.exists(spark, path):
+        return []
+    columns = ("slot", "model_version", "versions", "published_at")
+    return _in_utc(delta_io.read(spark, path).select(*columns).orderBy(F.col("published_at").desc()).collect())
 
 
 def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None = None) -> Row | None:

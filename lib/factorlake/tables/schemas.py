@@ -236,7 +236,7 @@ _TABLES = [
         "One state of one model version; the latest row of a version holds.",
         """
         model_version string: The version: date of the newest event and a hash of input, settings and seed.
-        state string: trained, evaluated, scored, published or refused; decomposed where it is no recommender.
+        state string: trained, evaluated, scored, published, refused or expired; decomposed where it is no recommender.
         objective string: implicit, explicit or frobenius; of a decomposition its method.
         rank int: Length of the factors.
         settings string: Training settings as JSON.
