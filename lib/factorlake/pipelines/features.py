@@ -34,15 +34,16 @@ def learn_features(context: Context) -> FitFeatures | None:
     settings = context.settings.train.features
     if settings is None:
         return None
-    found: dict[Side, SideFeatures | None] = {}
-    for side in SIDES:
+
+    def learnt(side: Side) -> SideFeatures | None:
         names = names_of(settings, side)
+        if not names:
+            return None
         texts = _texts(context, side, names)
-        found[side] = None
-        if names:
-            vocabulary = learn_vocabulary(texts, names, settings.separator, settings.max_values, settings.bins)
-            found[side] = SideFeatures(vocabulary, feature_rows(texts, vocabulary))
-    return FitFeatures(found["user"], found["item"])
+        vocabulary = learn_vocabulary(texts, names, settings.separator, settings.max_values, settings.bins)
+        return SideFeatures(vocabulary, feature_rows(texts, vocabulary))
+
+    return FitFeatures(learnt("user"), learnt("item"))
 
 
 def kept_features(context: Context, row: Row) -> FitFeatures | None:
@@ -50,14 +51,14 @@ def kept_features(context: Context, row: Row) -> FitFeatures | None:
     if row["features"] is None:
         return None
     told = json.loads(row["features"])
-    found: dict[Side, SideFeatures | None] = {}
-    for side in SIDES:
-        found[side] = None
-        if told[side] is not None:
-            vocabulary = Vocabulary.from_json(told[side])
-            texts = _texts(context, side, list(vocabulary.names))
-            found[side] = SideFeatures(vocabulary, feature_rows(texts, vocabulary))
-    return FitFeatures(found["user"], found["item"])
+
+    def kept(side: Side) -> SideFeatures | None:
+        if told[side] is None:
+            return None
+        vocabulary = Vocabulary.from_json(told[side])
+        return SideFeatures(vocabulary, feature_rows(_texts(context, side, list(vocabulary.names)), vocabulary))
+
+    return FitFeatures(kept("user"), kept("item"))
 
 
 def features_print(context: Context) -> str:
@@ -79,39 +80,37 @@ def model_row(features: FitFeatures | None, model: TrainedModel[Any]) -> dict[st
     """Return what a models row keeps of a model's features."""
     if features is None:
         return {}
-    sides = {"user": features.users, "item": features.items}
-    kept: dict[str, Any] = {side: None if own is None else own.vocabulary.to_json() for side, own in sides.items()}
+    kept: dict[str, Any] = {}
+    factors = {}
+    for side in SIDES:
+        own, weights = features.of(side), model.feature_weights(side)
+        kept[side] = None if own is None else own.vocabulary.to_json()
+        factors[f"{side}_feature_factors"] = None if weights is None else weights.tobytes()
     kept["strength"] = None if model.user_prior_strength is None else model.user_prior_strength.tolist()
-    weights = {"user": model.user_feature_weights, "item": model.item_feature_weights}
-    return {
-        "features": json.dumps(kept),
-        **{f"{side}_feature_factors": None if one is None else one.tobytes() for side, one in weights.items()},
-    }
+    return {"features": json.dumps(kept), **factors}
 
 
 def kept_prior(context: Context, row: Row, side: Side, features: FitFeatures | None) -> FeaturePrior | None:
     """Return the prior that the models row keeps of one side; None where the side has no features."""
-    own = None if features is None else {"user": features.users, "item": features.items}[side]
+    own = None if features is None else features.of(side)
     if own is None:
         return None
     flat = np.frombuffer(row[f"{side}_feature_factors"], np.float32)
     strength = np.array(json.loads(row["features"])["strength"]) if side == "user" else None
-    return prior(context, side, own, flat.reshape(own.vocabulary.n_columns, -1), strength)
+    return _prior(context, side, own, flat.reshape(own.vocabulary.n_columns, -1), strength)
 
 
 def fitted_prior(
     context: Context, side: Side, features: FitFeatures | None, model: TrainedModel[Any]
 ) -> FeaturePrior | None:
     """Return the prior of one side of a model just trained; None where the side has no features."""
-    if features is None:
+    own, weights = None if features is None else features.of(side), model.feature_weights(side)
+    if own is None or weights is None:
         return None
-    own = {"user": features.users, "item": features.items}[side]
-    weights = {"user": model.user_feature_weights, "item": model.item_feature_weights}[side]
-    strength = model.user_prior_strength if side == "user" else None
-    return None if own is None or weights is None else prior(context, side, own, weights, strength)
+    return _prior(context, side, own, weights, model.user_prior_strength if side == "user" else None)
 
 
-def prior(
+def _prior(
     context: Context,
     side: Side,
     own: SideFeatures,
@@ -120,7 +119,7 @@ def prior(
 ) -> FeaturePrior:
     """Return where ids of one side lie by their features, and whether silent ones are answered."""
     settings = context.settings.train.features
-    answers = settings is not None and {"user": settings.silent_users, "item": settings.silent_items}[side]
+    answers = settings is not None and (settings.silent_users if side == "user" else settings.silent_items)
     return FeaturePrior(weights, strength, own.rows, answers)
 
 

@@ -30,7 +30,7 @@ from factorlake.pipelines.models import (
 from factorlake.pipelines.sgd_baselines import record_baselines
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.features import with_silent_items
+from factorlake.spark.features import FACTOR_ROWS, with_silent_items
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
 from factorlake.spark.pairs import fingerprint
@@ -147,8 +147,11 @@ def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: d
     return Validation(epoch_metric(metric, known, held), larger_is_better=metric != "rmse")
 
 
-def item_factors_frame(fitted: Fitted, exchange: Exchange, known: DataFrame) -> DataFrame:
-    """Return (id, factor, bias, norm, n_observed) of the trained items; each task reads its rows by the exchange."""
+def item_factors_frame(
+    context: Context, fitted: Fitted, exchange: Exchange, known: DataFrame, features: FitFeatures | None
+) -> DataFrame:
+    """Return (id, factor, bias, norm, n_observed) of the trained items, and of those that only their features tell of
+    where the settings answer for them; each task reads its rows by the exchange."""
     items, rank = exchange.ship_rows(fitted.model.items), fitted.parameters.rank
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -172,7 +175,9 @@ def item_factors_frame(fitted: Fitted, exchange: Exchange, known: DataFrame) -> 
 
     counts = known.groupBy(F.col("item_id").alias("id")).agg(F.count(F.lit(1)).alias("n_observed"))
     numbered = fitted.items.frame.select("id", "position").join(counts, on="id").select("id", "position", "n_observed")
-    return numbered.mapInArrow(rows, "id string, factor array<float>, bias float, norm float, n_observed bigint")
+    trained = numbered.mapInArrow(rows, FACTOR_ROWS)
+    prior = fitted_prior(context, "item", features, fitted.model)
+    return trained if prior is None else with_silent_items(trained, prior, rank)
 
 
 def _write_factors(
@@ -186,10 +191,7 @@ def _write_factors(
     spark, lake, model = context.spark, context.lake, fitted.model
     path = lake.candidate(version, "factors")
     with Exchange(spark, lake.exchange(version)) as exchange:
-        items = item_factors_frame(fitted, exchange, known)
-        of_items = fitted_prior(context, "item", features, model)
-        if of_items is not None:
-            items = with_silent_items(items, of_items, fitted.parameters.rank)
+        items = item_factors_frame(context, fitted, exchange, known, features)
         context.overwrite(items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"])
         loaded = load_items(delta_io.read(spark, path), exchange, model.mean, listed=False)
         numbered = all_pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id", how="left")
