@@ -24,6 +24,7 @@ from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import LoadedItems, load_items
 from factorlake.spark.pair_scores import score_pairs
 from factorlake.spark.scorer import score_top_k
+from factorlake.spark.training import FitFeatures
 from factorlake.tables import delta_io, registry
 
 
@@ -54,7 +55,7 @@ class Judged:
         prior = self.prior
         if prior is not None:
             asked = part.users().withColumnRenamed("user_id", "id")
-            prior = replace(prior, rows=prior.rows.join(asked, on="id", how="left_semi"))
+            prior = replace(prior, features=prior.features.among(asked))
         return fold_in(pairs, self.items.shipped, self.gram, self.parameters, self.n_items, self.n_blocks, prior)
 
     def lists(self, part: Part, k: int) -> DataFrame:
@@ -91,13 +92,13 @@ def _judged(context: Context, name: str, items: DataFrame, row: Row, exchange: E
     gram = np.frombuffer(row["gram"], np.float64).reshape(row["rank"], row["rank"])
     loaded = load_items(items, exchange, row["mean"])
     n_blocks = number_of_blocks(row["n_observed"])
-    prior = kept_prior(own, row, "user", kept_features(own, row))
+    prior = kept_prior(own, row)
     return Judged(name, loaded, gram, parameters, row["n_items"], n_blocks, prior)
 
 
 def refit(context: Context, row: Row, known: DataFrame, exchange: Exchange) -> Judged:
     """Train a model of its own on the known part of a split that is not by time."""
-    features = kept_features(context, row)
+    features = FitFeatures(kept_features(context, row, "user"), kept_features(context, row, "item"))
     fitted = fit(context, known, row["model_version"], trainer_of(row), features=features)
     try:
         frame = item_factors_frame(context, fitted, exchange, known, features)

@@ -15,7 +15,7 @@ from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.models.spectrum import spectrum
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
-from factorlake.pipelines.features import features_print, fitted_prior, learn_features, model_row
+from factorlake.pipelines.features import fitted_prior, learn_features, model_row, read_attributes
 from factorlake.pipelines.fit import fit, sgd_parameters
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import (
@@ -30,7 +30,7 @@ from factorlake.pipelines.models import (
 from factorlake.pipelines.sgd_baselines import record_baselines
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.features import FACTOR_ROWS, with_silent_items
+from factorlake.spark.features import FACTOR_ROWS, with_silent_rows
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
 from factorlake.spark.pairs import fingerprint
@@ -60,11 +60,13 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     print_of = fingerprint(events)
     newest: Any = print_of["newest"]
     cutoff = cutoff_of(newest, settings.train.holdout_days)
-    contents = f"{print_of['hash']}{features_print(context)}"
+    attributes = read_attributes(context)
+    contents = f"{print_of['hash']}{attributes.print()}"
     version = model_version(context, newest, contents, trainer)
     existing = registry.model(spark, lake, version)
     if existing is not None:
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
+    features = learn_features(context, attributes, holds_out=cutoff is not None)
     known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
     known = keep(training_pairs(context, known_events, newest if cutoff is None else None))
     everything = known if cutoff is None else training_pairs(context, events, newest)
@@ -77,7 +79,6 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
 
     try:
         validation = _validation(context, events, known, cutoff)
-        features = learn_features(context)
         fitted = fit(context, known, version, trainer, on_half_step=tell, validation=validation, features=features)
         context.progress("solving every user on all events")
         try:
@@ -123,6 +124,7 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         },
         versions={
             "interactions": interactions_version,
+            **attributes.versions,
             "factors": factors_version,
             "training_trace": trace_version,
             "models": models_version,
@@ -177,7 +179,7 @@ def item_factors_frame(
     numbered = fitted.items.frame.select("id", "position").join(counts, on="id").select("id", "position", "n_observed")
     trained = numbered.mapInArrow(rows, FACTOR_ROWS)
     prior = fitted_prior(context, "item", features, fitted.model)
-    return trained if prior is None else with_silent_items(trained, prior, rank)
+    return trained if prior is None else with_silent_rows(trained, fitted.items.frame.select("id"), prior, rank)
 
 
 def _write_factors(

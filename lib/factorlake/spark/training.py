@@ -71,6 +71,10 @@ class FitFeatures:
     def of(self, side: Side) -> SideFeatures | None:
         return self.users if side == "user" else self.items
 
+    def n_columns(self, side: Side) -> int:
+        own = self.of(side)
+        return 0 if own is None else own.vocabulary.n_columns
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -218,7 +222,16 @@ class _Run:
 
     def _choose(self, by_file: bool, n_users: int, n_items: int, n_observed: int) -> PlanName:
         # Lists and epochs do not weigh in the choice.
-        load = Load(n_users, n_items, n_observed, self.parameters.rank, epochs=1, k=1)
+        load = Load(
+            n_users,
+            n_items,
+            n_observed,
+            self.parameters.rank,
+            epochs=1,
+            k=1,
+            user_columns=self.features.n_columns("user"),
+            item_columns=self.features.n_columns("item"),
+        )
         is_local = (self.spark.conf.get("spark.master", None) or "local").startswith("local")
         chosen, why = choose_plan(self.plan, is_local, by_file, load)
         self.progress(f"plan {chosen}: {why}")
@@ -277,7 +290,9 @@ class _Run:
 
         def placed(side: Side, known: Positions) -> R | None:
             own = self.features.of(side)
-            return None if own is None else hold(side, own.rows, known, own.vocabulary.n_columns)
+            if own is None:
+                return None
+            return hold(side, own.among(known.frame.select("id")).rows(), known, own.vocabulary.n_columns)
 
         return train(
             plan,
