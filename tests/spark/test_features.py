@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.errors import DataRefusedError
@@ -19,7 +22,9 @@ from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.prior import Features
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.features import SideFeatures, attribute_texts, learn_vocabulary, texts_print
+from factorlake.spark.features import FeaturePrior, SideFeatures, attribute_texts, learn_vocabulary, texts_print
+from factorlake.spark.fold_in import fold_in
+from factorlake.spark.item_side import load_items
 from factorlake.spark.training import FitFeatures, fit_pairs
 from factorlake.types import PlanName
 from tests.models.problems import EXPLICIT, MODERN, random_ids
@@ -114,6 +119,66 @@ def of_side(spark: SparkSession, ids: list[str], seed: int) -> tuple[SideFeature
     rows: list[tuple[Any, ...]] = [(one, text[0], None, {}) for one, text in told.items()]
     vocabulary = Vocabulary(("category",), (("c", "a", "b"),), ((),))
     return SideFeatures(vocabulary, attribute_texts(frame_of(spark, rows), ["category"])), told
+
+
+@dataclass(frozen=True)
+class Counting(Vocabulary):
+    """Notes how many ids it makes rows of at a time, in a file each time."""
+
+    folder: str = ""
+
+    def rows(self, attributes: Sequence[Sequence[str | None]]) -> NDArray[np.float32]:
+        Path(self.folder, uuid.uuid4().hex).write_text(str(len(attributes)))
+        return super().rows(attributes)
+
+
+def test_users_without_pairs_are_streamed_and_are_in_no_group(spark: SparkSession, tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    batch, silent = 16, {f"silent{n}": "ab"[n % 2] for n in range(200)}
+    factors = rng.standard_normal((4, 3)).astype(np.float32)
+    items = spark.createDataFrame(
+        [(f"i{n}", row.tolist(), 0.0, 1) for n, row in enumerate(factors)],
+        "id string, factor array<float>, bias float, n_observed bigint",
+    )
+    pairs = spark.createDataFrame(
+        [("u", "i0", 1.0), ("u", "i2", 1.0), ("v", "i1", 1.0), ("no attributes", "i3", 1.0)],
+        "user_id string, item_id string, value double",
+    )
+    told: list[tuple[Any, ...]] = [(one, None, kind, {}) for one, kind in {"u": "a", "v": "b", **silent}.items()]
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    vocabulary = Counting(("segment",), (("a", "b"),), ((),), folder=str(calls))
+    weights = rng.standard_normal((3, 3)).astype(np.float32)
+    features = SideFeatures(vocabulary, attribute_texts(frame_of(spark, told).coalesce(1), ["segment"]))
+    parameters = replace(MODERN, rank=3)
+    setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    earlier = spark.conf.get(setting)
+    assert earlier
+    found = []
+    try:
+        spark.conf.set(setting, batch)
+        with Exchange(spark, str(tmp_path / "exchange")) as exchange:
+            loaded = load_items(items, exchange, 0.0, listed=False)
+            numbered = pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id")
+            gram = factors.astype(np.float64).T @ factors.astype(np.float64)
+            for answers in (True, False):
+                prior = FeaturePrior(features, weights, np.full(3, 0.5), answers)
+                rows = fold_in(numbered, loaded.shipped, gram, parameters, 4, 1, prior).collect()
+                found.append({row["user_id"]: row for row in rows})
+                sizes = [int(one.read_text()) for one in calls.iterdir()]
+                # The group has two users with attributes; of the others no more than a batch is at hand.
+                assert (sum(sizes), max(sizes) <= batch) == ((202, True) if answers else (204, True))
+    finally:
+        spark.conf.set(setting, earlier)
+    assert set(found[0]) == {"u", "v", "no attributes", *silent}
+    assert found[1] == {one: row for one, row in found[0].items() if one not in silent}
+    for one, kind in silent.items():
+        row = found[0][one]
+        wanted = (weights[0].astype(np.float64) + weights["ab".index(kind) + 1]).astype(np.float32)
+        assert row["factor"] == wanted.tolist()
+        assert (row["n_observed"], row["bias"]) == (0, 0.0)
+        assert row["norm"] == pytest.approx(float(np.linalg.norm(wanted)), rel=1e-6)
+    assert found[0]["u"]["n_observed"] == 2
 
 
 @pytest.mark.parametrize(
