@@ -24,6 +24,12 @@ def test_auto_lets_the_driver_hold_as_much_as_fits() -> None:
     assert choose_plan("auto", False, True, MANY_ROWS)[0] == "shuffle"
     assert choose_plan("auto", False, False, MANY_ROWS)[0] == "broadcast"
     assert choose_plan("shuffle", True, True, SMALL)[0] == "shuffle"
+    # Rows of features count by their ids and columns: 10⁶ of a thousand float32 are 4 GB, of two thousand 8 GB.
+    some, many = (replace(SMALL, users=10**6, user_columns=columns) for columns in (1_000, 2_000))
+    assert (some.features, replace(many, item_columns=3).features) == (4 * 10**9, 8 * 10**9 + 12_000)
+    assert [choose_plan("auto", True, True, load)[0] for load in (some, many)] == ["local", "shuffle"]
+    assert [choose_plan("auto", False, by_file, many)[0] for by_file in (True, False)] == ["shuffle", "broadcast"]
+    assert "3815 MiB of features" in choose_plan("auto", True, True, some)[1]
 
 
 def test_shuffle_is_refused_where_workers_do_not_see_the_root() -> None:

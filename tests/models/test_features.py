@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from factorlake.errors import ConfigError
-from factorlake.models.features import MOST_COLUMNS, Vocabulary, number_of, values_of
+from factorlake.models.features import MOST_COLUMNS, Vocabulary, values_of
+from factorlake.texts import number_of
 
 FILMS = Vocabulary(("genre", "year"), (("comedy", "drama", "film noir"), ()), ((), (1960.0, 1990.0)))
 
@@ -22,10 +23,10 @@ def test_columns_and_rows_by_hand() -> None:
     rows = FILMS.rows(
         [
             ["comedy|drama", "1959"],
-            [" film noir | unknown", "1960"],
+            [" film noir\u3000| unknown", "\ufeff1960\t"],
             ["drama|drama", "1989.5"],
             [None, "1990"],
-            ["", "soon"],
+            ["", "1_970"],
             ["Comedy", None],
         ]
     )
@@ -39,6 +40,7 @@ def test_columns_and_rows_by_hand() -> None:
         [1, 0, 0, 0, 0, 0, 0],
     ]
     assert FILMS.rows([]).shape == (0, 7)
+    assert FILMS.kinds() == {"genre": "category (values: 3)", "year": "number (ranges: 3)"}
 
 
 def test_a_vocabulary_comes_back_from_its_json() -> None:
@@ -60,9 +62,15 @@ def test_texts_are_parted(text: str, separator: str, values: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("1.5", 1.5), (" -2e3 ", -2000.0), ("nan", None), ("inf", None), ("1e999", None), ("", None)]
+    ("text", "number"),
+    [
+        *(("1.5", 1.5), ("-2e3", -2000.0), ("+.5", 0.5), ("7.", 7.0), ("007", 7.0)),
+        *((text, None) for text in ("nan", "inf", "-Infinity", "1e999", "", ".", "1e", "1 000", "1,5")),
+        # What Spark alone or Python alone takes for a number.
+        *((text, None) for text in ("1d", "2.5F", "0x1p3", "1_000", "\u0663\u0664", "\uff11")),
+    ],
 )
-def test_only_finite_numbers_are_numbers(text: str, number: float | None) -> None:
+def test_only_finite_decimal_numbers_are_numbers(text: str, number: float | None) -> None:
     assert number_of(text) == number
 
 

@@ -352,6 +352,9 @@ def test_what_cannot_have_a_prior_is_refused() -> None:
     features = features_of(problem)
     with pytest.raises(ConfigError, match="need factors of either sign"):
         fit(problem, replace(MODERN, nonnegative=True), features)
+    features[0][:, 3] = 0
+    with pytest.raises(NumericalError, match=r"users follow from each other.*train\.features\.regularization"):
+        fit(problem, replace(MODERN, feature_regularization=0.0), features)
     features[1][4, 3] = np.inf
     with pytest.raises(NumericalError, match="a feature of item row"):
         fit(problem, MODERN, features)

@@ -34,6 +34,7 @@ USERS = (
 ITEMS = [f"{n}" for n in range(10)] + [f"{n:02d}" for n in range(6)] + [f"ñ/{n}" for n in range(8)]
 COLD = ("ü0", "003", "日本 1")
 """Users of whom all events are held out by time."""
+Attributes = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,17 @@ def new_log(seed: int, explicit: bool) -> list[tuple[str, str, float, int]]:
     return [(*row, taken[place] if place in taken else next(free)) for place, row in enumerate(rows)]
 
 
-def new_lake(spark: SparkSession, root: str, explicit: bool = False, **train_settings: Any) -> JudgedLake:
-    """Write a log as accepted events, attributes of some users and items, and train a model on it."""
+def new_lake(
+    spark: SparkSession,
+    root: str,
+    explicit: bool = False,
+    silent: tuple[Attributes, Attributes] = ([], []),
+    **train_settings: Any,
+) -> JudgedLake:
+    """Write a log as accepted events, attributes of some users and items, and train a model on it.
+
+    silent : attributes of users and of items that are not in the log.
+    """
     objective = {"objective": "explicit"} if explicit else {"use_value": True, "combine": "sum"}
     of_model = {"rank": 4, "epochs": 4, "holdout_days": HELD_DAYS, **objective, **train_settings}
     settings = build({"root": root, "train": of_model})
@@ -112,8 +122,8 @@ def new_lake(spark: SparkSession, root: str, explicit: bool = False, **train_set
     items = [
         {"id": item, "category": ("rock", "jazz")[place % 2] if place % 5 else None} for place, item in enumerate(ITEMS)
     ]
-    context.append_rows(users, lake.shared("user_attributes"), SCHEMAS["user_attributes"])
-    context.append_rows(items, lake.shared("item_attributes"), SCHEMAS["item_attributes"])
+    context.append_rows([*users, *silent[0]], lake.shared("user_attributes"), SCHEMAS["user_attributes"])
+    context.append_rows([*items, *silent[1]], lake.shared("item_attributes"), SCHEMAS["item_attributes"])
     assert train.run(context).exit_code == 0
     return JudgedLake(context, log)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
 from factorlake.errors import ConfigError, DataRefusedError
-from factorlake.pipelines import attributes, ingest, validate
+from factorlake.models.features import Vocabulary
+from factorlake.pipelines import attributes, ingest, train, validate
 from factorlake.pipelines.context import Context
+from factorlake.pipelines.features import kept_features, learn_features, read_attributes
 from factorlake.tables import delta_io
 from tests.pipelines.lakes import context_at, write_csv
 
@@ -82,7 +86,9 @@ def test_optional_attributes_beside_the_log_are_taken_where_there_are_any(
     assert table(at(tmp_path / "log"), "item")["t1"]["name"] == "Rain"
 
 
-def test_most_frequent_value_of_accepted_events_is_taken(spark: SparkSession, lake_root: str, tmp_path: Path) -> None:
+def test_most_frequent_value_of_accepted_events_is_taken_and_is_no_feature_where_some_are_held_out(
+    spark: SparkSession, lake_root: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [
         "u1,i1,1,2024-01-01T00:00:01Z,Cup,red",
         "u1,i1,1,2024-01-01T00:00:02Z,Cup,blue",
@@ -104,6 +110,30 @@ def test_most_frequent_value_of_accepted_events_is_taken(spark: SparkSession, la
     assert (found["i1"]["name"], found["i1"]["features"]) == ("Cup", {"colour": "blue"})
     assert (found["i2"]["name"], found["i2"]["features"]) == ("a", {})
     assert attributes.run(context).exit_code == 99
+
+    # What is held out has had a vote: no features of such attributes, in training or in a model that is judged.
+    train_settings = {"features": {"items": ["colour"]}, "holdout_days": 1}
+    there = context_at(spark, lake_root, tmp_path / "log", attributes={"items": items}, train=train_settings)
+    leak = r"`attributes\.items\.source: events`.*from files"
+    with pytest.raises(ConfigError, match=rf"{leak}.*train\.holdout_days"):
+        train.run(there)
+    columns = Vocabulary(("colour",), (("blue",),), ((),))
+    judged = Row(features=json.dumps({"user": None, "item": columns.to_json()}))
+    assert kept_features(there, judged, "user") is None
+    with pytest.raises(ConfigError, match=rf"{leak}.*unjudged"):
+        kept_features(there, judged, "item")
+    with caplog.at_level(logging.INFO, logger="factorlake"):
+        everything = learn_features(there, read_attributes(there), holds_out=False)
+    assert "side=item attribute=colour kind=category (values: 1)" in caplog.text
+    assert everything is not None and everything.items is not None
+    assert everything.items.vocabulary == columns
+    # The same attributes from files are no longer those of the events.
+    file = write_csv(tmp_path / "items.csv", "i1,Cup,blue", "i2,a,", header="id,name,colour")
+    from_files = {"input": str(file), "columns": {"name": "name"}}
+    assert attributes.run(context_at(spark, lake_root, "none", attributes={"items": from_files})).exit_code == 0
+    assert table(context, "item")["i1"]["features"] == {"colour": "blue"}
+    features = learn_features(there, read_attributes(there), holds_out=True)
+    assert features is not None and features.items is not None
 
     dated = {**items, "columns": {"available_from": "event_time"}}
     with pytest.raises(ConfigError, match="cannot come from events"):

@@ -194,9 +194,11 @@ def test_settings_kept_before_there_was_a_half_life_are_read(spark: SparkSession
 
 
 @pytest.mark.spark
-def test_stochastic_gradients_take_no_half_life(spark: SparkSession, lake_root: str) -> None:
+def test_stochastic_gradients_take_neither_half_life_nor_features(spark: SparkSession, lake_root: str) -> None:
     with pytest.raises(ConfigError, match=r"sgd trains on ratings.*leave train\.half_life_days out"):
         sgd.run(context_at(spark, lake_root, "unused", train={"half_life_days": 30}))
+    with pytest.raises(ConfigError, match=r"sgd trains on ratings.*leave train\.features out"):
+        sgd.run(context_at(spark, lake_root, "unused", train={"features": {"items": ["category"]}}))
 
 
 @pytest.mark.parametrize(

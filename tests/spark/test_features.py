@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from factorlake.errors import DataRefusedError
 from factorlake.models.als import train
+from factorlake.models.features import Vocabulary
 from factorlake.models.fit import pack_ratings
 from factorlake.models.local_plan import LocalPlan
 from factorlake.models.parameters import AlsParameters
 from factorlake.models.prior import Features
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.features import SideFeatures, attribute_texts, feature_rows, learn_vocabulary
+from factorlake.spark.features import FeaturePrior, SideFeatures, attribute_texts, learn_vocabulary, texts_print
+from factorlake.spark.fold_in import fold_in
+from factorlake.spark.item_side import load_items
 from factorlake.spark.training import FitFeatures, fit_pairs
 from factorlake.types import PlanName
 from tests.models.problems import EXPLICIT, MODERN, random_ids
@@ -33,12 +39,16 @@ def frame_of(spark: SparkSession, rows: list[tuple[Any, ...]]) -> DataFrame:
 
 
 def drawn_attributes(n: int = 300) -> list[tuple[Any, ...]]:
-    """Ids with a category that may hold several values, a number in most, and a rare text with what patterns mind."""
+    """Ids with a category that may hold several values with white space around, a number in most, a rare text with what
+    patterns mind, and texts that are numbers to Spark alone, to Python alone, or that are not to be taken for any."""
     rng = np.random.default_rng(4)
     rows: list[tuple[Any, ...]] = []
     for place in range(n):
-        genres = "|".join(rng.choice(["rock", "jazz", "folk.", "(dub)", "a\\Eb"], rng.integers(0, 3), replace=False))
-        more = {"year": str(int(rng.integers(1950, 2020)))} if place % 4 else {}
+        kinds = ["rock", "\u3000jazz\ufeff", "folk.", "\t(dub) ", "a\\Eb"]
+        genres = "|".join(rng.choice(kinds, rng.integers(0, 3), replace=False))
+        more = {"year": f"\u00a0{int(rng.integers(1950, 2020))}\n"} if place % 4 else {}
+        more |= {"code": str(place % 50), "spark": f"{place % 40}" + "d" * (place == 7)}
+        more["python"] = {8: "1_0", 9: "\u0663"}.get(place, f"{place % 30}")
         if place % 3 == 0:
             more["grade"] = str(place % 6)
         rows.append((f"i{place}", genres or None, None, more))
@@ -47,10 +57,10 @@ def drawn_attributes(n: int = 300) -> list[tuple[Any, ...]]:
 
 def test_columns_are_what_plain_python_counts(spark: SparkSession) -> None:
     rows = drawn_attributes()
-    names = ["category", "year", "grade"]
+    names = ["category", "year", "grade", "code", "spark", "python"]
     texts = attribute_texts(frame_of(spark, rows).repartition(3), names)
-    found = learn_vocabulary(texts, names, "|", 3, 4)
-    counts = Counter(value for _, genres, *_ in rows for value in (genres or "").split("|") if value)
+    found = learn_vocabulary(texts, names, "|", 3, 4, ["code"])
+    counts = Counter(value.strip(" \t\u3000\ufeff") for _, genres, *_ in rows if genres for value in genres.split("|"))
     wanted = [value for value, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
     assert len(wanted) == 5
     assert found.values[0] == tuple(wanted[:3])
@@ -58,12 +68,42 @@ def test_columns_are_what_plain_python_counts(spark: SparkSession) -> None:
     assert found.edges[1] == tuple(np.percentile(years, [25, 50, 75]).tolist())
     # Two different grades are names, though they look like numbers.
     assert (found.values[2], found.edges[2]) == (("0", "3"), ())
-    again = learn_vocabulary(attribute_texts(frame_of(spark, rows[::-1]), names), names, "|", 3, 4)
+    # So are those that `categories` names, and where one text is none that Spark and Python take for a number.
+    assert [len(values) for values in found.values] == [3, 0, 2, 3, 3, 3]
+    assert found.kinds()["code"] == "category (values: 3)"
+    again = learn_vocabulary(attribute_texts(frame_of(spark, rows[::-1]), names), names, "|", 3, 4, ["code"])
     assert again == found
-    encoded = {row["id"]: row["factor"] for row in feature_rows(texts, found).collect()}
+    # Ids that are not asked for are left out before rows are made: of these one could not be made.
+    broken = spark.createDataFrame([("broken", ["?"] * 99)], texts.schema)
+    asked = spark.createDataFrame([(one,) for one, *_ in rows], "id string")
+    whole = SideFeatures(found, texts.union(broken))
+    encoded = {row["id"]: row["factor"] for row in whole.among(asked).rows().collect()}
     assert len(encoded) == len(rows)
-    by_hand = found.rows([[genres, more.get("year"), more.get("grade")] for _, genres, _, more in rows])
+    told = [[genres, *(more.get(name) for name in names[1:])] for _, genres, _, more in rows]
+    by_hand = found.rows(told)
     assert [encoded[row[0]] for row in rows] == by_hand.tolist()
+    years_of = [float(more["year"]) if "year" in more else None for *_, more in rows]
+    at = found.columns().index(f"year {found.edges[1][0]:g} to {found.edges[1][1]:g}")
+    wanted_years = [year is not None and found.edges[1][0] <= year < found.edges[1][1] for year in years_of]
+    assert (by_hand[:, at] == 1).tolist() == wanted_years
+    assert [row["id"] for row in whole.without(asked).texts.collect()] == ["broken"]
+
+
+def test_the_print_of_attributes_sees_every_text_and_no_order(spark: SparkSession) -> None:
+    rows: list[tuple[Any, ...]] = [("a", "rock", None, {}), ("b", None, "x", {}), ("c", None, None, {})]
+    names = ["category", "segment"]
+    prints = [
+        texts_print(attribute_texts(frame_of(spark, told), names))
+        for told in (
+            rows,
+            rows[::-1],
+            [("a", None, "rock", {}), *rows[1:]],
+            [("b", "rock", None, {}), ("a", None, "x", {}), rows[2]],
+            rows[:2],
+        )
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
 
 
 def test_an_attribute_that_no_id_has_is_named(spark: SparkSession) -> None:
@@ -77,17 +117,76 @@ def of_side(spark: SparkSession, ids: list[str], seed: int) -> tuple[SideFeature
     told: dict[str, list[str | None]] = {one: [str(rng.choice(["a", "b", "c"]))] for one in ids if rng.random() < 0.8}
     told["never seen"] = ["a"]
     rows: list[tuple[Any, ...]] = [(one, text[0], None, {}) for one, text in told.items()]
-    texts = attribute_texts(frame_of(spark, rows), ["category"])
-    vocabulary = learn_vocabulary(texts, ["category"], "|", 10, 4)
-    return SideFeatures(vocabulary, feature_rows(texts, vocabulary)), told
+    vocabulary = Vocabulary(("category",), (("c", "a", "b"),), ((),))
+    return SideFeatures(vocabulary, attribute_texts(frame_of(spark, rows), ["category"])), told
+
+
+@dataclass(frozen=True)
+class Counting(Vocabulary):
+    """Notes how many ids it makes rows of at a time, in a file each time."""
+
+    folder: str = ""
+
+    def rows(self, attributes: Sequence[Sequence[str | None]]) -> NDArray[np.float32]:
+        Path(self.folder, uuid.uuid4().hex).write_text(str(len(attributes)))
+        return super().rows(attributes)
+
+
+def test_users_without_pairs_are_streamed_and_are_in_no_group(spark: SparkSession, tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    batch, silent = 16, {f"silent{n}": "ab"[n % 2] for n in range(200)}
+    factors = rng.standard_normal((4, 3)).astype(np.float32)
+    items = spark.createDataFrame(
+        [(f"i{n}", row.tolist(), 0.0, 1) for n, row in enumerate(factors)],
+        "id string, factor array<float>, bias float, n_observed bigint",
+    )
+    pairs = spark.createDataFrame(
+        [("u", "i0", 1.0), ("u", "i2", 1.0), ("v", "i1", 1.0), ("no attributes", "i3", 1.0)],
+        "user_id string, item_id string, value double",
+    )
+    told: list[tuple[Any, ...]] = [(one, None, kind, {}) for one, kind in {"u": "a", "v": "b", **silent}.items()]
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    vocabulary = Counting(("segment",), (("a", "b"),), ((),), folder=str(calls))
+    weights = rng.standard_normal((3, 3)).astype(np.float32)
+    features = SideFeatures(vocabulary, attribute_texts(frame_of(spark, told).coalesce(1), ["segment"]))
+    parameters = replace(MODERN, rank=3)
+    setting = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    earlier = spark.conf.get(setting)
+    assert earlier
+    found = []
+    try:
+        spark.conf.set(setting, batch)
+        with Exchange(spark, str(tmp_path / "exchange")) as exchange:
+            loaded = load_items(items, exchange, 0.0, listed=False)
+            numbered = pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id")
+            gram = factors.astype(np.float64).T @ factors.astype(np.float64)
+            for answers in (True, False):
+                prior = FeaturePrior(features, weights, np.full(3, 0.5), answers)
+                rows = fold_in(numbered, loaded.shipped, gram, parameters, 4, 1, prior).collect()
+                found.append({row["user_id"]: row for row in rows})
+                sizes = [int(one.read_text()) for one in calls.iterdir()]
+                # The group has two users with attributes; of the others no more than a batch is at hand.
+                assert (sum(sizes), max(sizes) <= batch) == ((202, True) if answers else (204, True))
+    finally:
+        spark.conf.set(setting, earlier)
+    assert set(found[0]) == {"u", "v", "no attributes", *silent}
+    assert found[1] == {one: row for one, row in found[0].items() if one not in silent}
+    for one, kind in silent.items():
+        row = found[0][one]
+        wanted = (weights[0].astype(np.float64) + weights["ab".index(kind) + 1]).astype(np.float32)
+        assert row["factor"] == wanted.tolist()
+        assert (row["n_observed"], row["bias"]) == (0, 0.0)
+        assert row["norm"] == pytest.approx(float(np.linalg.norm(wanted)), rel=1e-6)
+    assert found[0]["u"]["n_observed"] == 2
 
 
 @pytest.mark.parametrize(
     ("parameters", "rating", "plans"),
     [
         # The last as on a cluster whose workers do not see the table root.
-        (replace(MODERN, rank=8), "one", ("local", "broadcast", "shuffle", "broadcast")),
-        (replace(EXPLICIT, rank=6, solver="exact"), "stars", ("shuffle",)),
+        (replace(MODERN, rank=8, epochs=2), "one", ("local", "broadcast", "shuffle", "broadcast")),
+        (replace(EXPLICIT, rank=6, epochs=2, solver="exact"), "stars", ("shuffle",)),
     ],
 )
 def test_every_plan_gives_the_bits_of_one_machine(
@@ -118,6 +217,7 @@ def test_every_plan_gives_the_bits_of_one_machine(
     for place, chosen in enumerate(plans):
         if place == 3:
             monkeypatch.setattr(Exchange, "_workers_see", lambda *_: False)
+        progress: list[str] = []
         fitted = fit_pairs(
             spark,
             pairs.repartition(1 + place),
@@ -125,9 +225,12 @@ def test_every_plan_gives_the_bits_of_one_machine(
             workspace=str(tmp_path / "model"),
             plan=chosen,
             threads=2,
+            progress=progress.append,
             features=FitFeatures(of_users, of_items),
         )
         assert fitted.plan == chosen
+        # The plan is chosen with the rows of features in mind.
+        assert "0 MiB of features" in progress[0]
         assert bits(fitted.model) == wanted, chosen
         fitted.release()
 

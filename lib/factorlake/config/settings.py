@@ -32,6 +32,7 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+NotNegativeFinite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ColumnNames = Annotated[list[str], Field(min_length=1)]
 
@@ -258,7 +259,9 @@ class EarlyStopping(Section):
 
 
 class FeatureSettings(Section):
-    """Attributes as a prior of factors: what lies near what before there are events. docs/math.md has the equations."""
+    """Attributes as a prior of factors: what lies near what before there are events. docs/math.md has the equations.
+    Attributes with `source: events` are made of all events: where some are held out, in training or to judge, features
+    of them are refused."""
 
     users: list[str] = []
     """Attributes of users: category, segment, or keys of the features map of user_attributes."""
@@ -270,11 +273,14 @@ class FeatureSettings(Section):
     """Most values of one attribute that count; the rarest are left out. Rows of features are dense: ids × columns × 4
     bytes, with the driver under the plans local and broadcast."""
     bins: int = Field(default=8, ge=2, le=64)
-    """Ranges of an attribute that is a number."""
-    strength: NotNegative = 1.0
+    """Ranges of an attribute that is a number: all its texts are numbers, more than twice as many different ones as
+    there are ranges, and `categories` does not name it. Of any other each text is a value of its own."""
+    categories: list[str] = []
+    """Attributes that are never cut into ranges, though their texts be numbers: post codes, numbers of a department."""
+    strength: NotNegativeFinite = 1.0
     """How strongly an average row is drawn to where its features put it, over its ridge. The more events a row has, the
     less its features say."""
-    regularization: NotNegative = 1.0
+    regularization: PositiveFinite = 1.0
     """Ridge of the regression of factors on features: as many rows at zero stand beside the real ones."""
     silent_users: bool = True
     """Whether users with attributes and without events get factors and lists."""
@@ -285,6 +291,9 @@ class FeatureSettings(Section):
     def _names_something(self) -> FeatureSettings:
         if not self.users and not self.items:
             raise ValueError("features name no attribute: name some of users or items, or leave train.features out")
+        unknown = [name for name in self.categories if name not in (*self.users, *self.items)]
+        if unknown:
+            raise ValueError(f"categories has {unknown[0]!r}, which neither users nor items of the features name")
         return self
 
 

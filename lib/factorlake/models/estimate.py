@@ -71,6 +71,9 @@ class Load:
     k: int
     id_bytes: int = 12
     """Of an id in Arrow's memory: of a string its bytes and four more."""
+    user_columns: int = 0
+    """Of features of users; 0: none."""
+    item_columns: int = 0
     from_files: bool = False
     """Whether pairs are columns of Parquet files that tasks read themselves; a log's pairs are made by Spark."""
 
@@ -83,6 +86,17 @@ class Load:
     def factors(self) -> int:
         """Bytes of one copy of both sides' factors."""
         return (self.users + self.items) * self.rank * 4
+
+    @property
+    def features(self) -> int:
+        """Bytes of both sides' rows of features."""
+        return (self.users * self.user_columns + self.items * self.item_columns) * 4
+
+    @property
+    def rows(self) -> int:
+        """Bytes of the rows that training holds at most: both sides' as they are, turned, and solved anew, and those of
+        features."""
+        return 4 * self.factors + self.features
 
 
 @dataclass(frozen=True)
@@ -126,23 +140,24 @@ class Estimate:
 
 
 def local_memory(load: Load) -> float:
-    """Return the bytes the plan `local` holds at most: pairs as codes, as positions and both ways, and the rows of both
-    sides as they are, turned, and solved anew."""
-    return load.pairs * (2 * CODES + 2 * NEIGHBOURS) + 4 * load.factors
+    """Return the bytes the plan `local` holds at most: pairs as codes, as positions and both ways, and rows."""
+    return load.pairs * (2 * CODES + 2 * NEIGHBOURS) + load.rows
 
 
 def choose_plan(plan: PlanName, is_local: bool, by_file: bool, load: Load) -> tuple[PlanName, str]:
     """Return (plan, why).
 
-    `auto` lets the driver hold as much as fits: ratings and factors where Spark itself is local (local), factors
-    (broadcast), nothing (shuffle, for workers that see the workspace).
+    `auto` lets the driver hold as much as fits: ratings and rows of factors and features where Spark itself is local
+    (local), rows (broadcast), nothing (shuffle, for workers that see the workspace).
 
     Raises
     ------
     ConfigError : the plan is shuffle and workers do not see the workspace.
     """
-    all_of_it, factors = local_memory(load), 4 * load.factors
-    estimate = f"{(all_of_it - factors) / 2**20:.0f} MiB of ratings, {factors / 2**20:.0f} MiB of factors"
+    all_of_it = local_memory(load)
+    estimate = f"{(all_of_it - load.rows) / 2**20:.0f} MiB of ratings, {4 * load.factors / 2**20:.0f} MiB of factors"
+    if load.features:
+        estimate += f", {load.features / 2**20:.0f} MiB of features"
     most = f"{DRIVER_MEMORY // GIB} GiB for the driver"
     if plan == "shuffle" and not by_file:
         raise ConfigError(
@@ -153,8 +168,8 @@ def choose_plan(plan: PlanName, is_local: bool, by_file: bool, load: Load) -> tu
         return plan, f"set in the settings; {estimate}"
     if is_local and all_of_it <= DRIVER_MEMORY:
         return "local", f"{estimate}, fits the driver"
-    if by_file and factors > DRIVER_MEMORY:
-        return "shuffle", f"{estimate}; the factors are more than {most}"
+    if by_file and load.rows > DRIVER_MEMORY:
+        return "shuffle", f"{estimate}; rows are more than {most}"
     if is_local:
         return "broadcast", f"{estimate}, more than {most}"
     return "broadcast", f"{estimate}; Spark has workers of its own"
@@ -176,9 +191,10 @@ def estimate(load: Load, cluster: Cluster, plan: PlanName = "auto") -> Estimate:
         # In float64 in the last half step.
         seen = 0 if plan == "broadcast" else 2 * min(rows, pairs_of_block * load.rank * 4)
         shared = rows if plan == "broadcast" else 0
-        driver = PYTHON + (4 * load.factors if plan == "broadcast" else 0)
+        driver = PYTHON + (load.rows if plan == "broadcast" else 0)
         worker = max(cluster.cores * (PYTHON + encoding), cluster.cores * (PYTHON + block + seen) + shared)
         disk = load.pairs * (PLACED + max(CODES, 2 * NEIGHBOURS)) + (6 if plan == "shuffle" else 2) * load.factors
+        disk += load.features if plan == "shuffle" else 0
     # Users are solved on all events, and lists made, with all items at hand: the driver numbers and ships them, each
     # worker's process turns them in float64.
     items = load.items * load.rank * 4

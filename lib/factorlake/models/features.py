@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorlake.errors import ConfigError
+from factorlake.texts import bare, number_of
 
 MOST_COLUMNS = 4096
 """Of one side: the regression on them is dense."""
@@ -74,6 +75,13 @@ class Vocabulary:
             told += ranges or [f"{name}={value}" for value in values]
         return told
 
+    def kinds(self) -> dict[str, str]:
+        """Return what each attribute was taken for."""
+        return {
+            name: f"number (ranges: {len(edges) + 1})" if edges else f"category (values: {len(values)})"
+            for name, values, edges in zip(self.names, self.values, self.edges, strict=True)
+        }
+
     def rows(self, attributes: Sequence[Sequence[str | None]]) -> NDArray[np.float32]:
         """Return the rows (n, n_columns) of some ids, each given by the text of its attributes; no ids give no rows."""
         made = np.zeros((len(attributes), self.n_columns), np.float32)
@@ -83,7 +91,7 @@ class Vocabulary:
                 if text is None:
                     continue
                 if self.edges[place]:
-                    number = number_of(text)
+                    number = number_of(bare(text))
                     if number is not None:
                         row[self._starts[place] + bisect_right(self.edges[place], number)] = 1
                     continue
@@ -113,13 +121,4 @@ def values_of(text: str, separator: str) -> list[str]:
     """Return the values in the text of a categorical attribute, without white space around them; empty ones are
     none."""
     parts = text.split(separator) if separator else [text]
-    return [part for part in (one.strip() for one in parts) if part]
-
-
-def number_of(text: str) -> float | None:
-    """Return the finite number that a text is, else None."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return [part for part in (bare(one) for one in parts) if part]

@@ -10,6 +10,7 @@ Source: Agarwal and Chen, Regression-based latent factor models, KDD 2009 (here 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
@@ -20,6 +21,7 @@ from factorlake.errors import ConfigError, NumericalError
 from factorlake.kernels.gram import rotate_rows
 from factorlake.types import FloatMatrix, Side
 
+from .features import Vocabulary
 from .half_step import regularization_loss
 from .parameters import AlsParameters
 from .plan import Look, Plan, R
@@ -101,7 +103,10 @@ class SidePrior(Generic[R]):
         return plan.map_rows(self.side, lay, self.features, *(() if rows is None else (rows,)))[0]
 
     def fit(self, plan: Plan[R], state: SideState[R]) -> SideState[R]:
-        """Return a side's state with A as the ridge regression of its rows, and the ridge part that this leaves."""
+        """Return a side's state with A as the ridge regression of its rows, and the ridge part that this leaves.
+
+        NumericalError where features follow from each other and no ridge stands beside them.
+        """
         told = plan.look(self.side, self._moments(), state.rows, self.features)
         pulls = np.zeros((len(self.gram), self.parameters.width))
         squares, ridge_part = np.zeros(self.parameters.width), 0.0
@@ -109,7 +114,13 @@ class SidePrior(Generic[R]):
             pulls += of_block
             squares += squares_of_block
             ridge_part += ridge_of_block
-        weights = np.asarray(np.linalg.solve(self.gram, pulls), np.float64)
+        try:
+            weights = np.asarray(np.linalg.solve(self.gram, pulls), np.float64)
+        except np.linalg.LinAlgError:
+            raise NumericalError(
+                f"features of {self.side}s follow from each other, so their regression has no solution: raise "
+                f"train.features.regularization, which is {self.parameters.feature_regularization}"
+            ) from None
         # At the lowest point Σ |x − Aᵀf|² + μ |A|² = Σ |x|² − <A, FᵀX>, coordinate by coordinate.
         ridge_part += float(np.sum(self.strength * (squares - np.sum(weights * pulls, axis=0))))
         return replace(state, prior=weights, regularization_loss=ridge_part)
@@ -140,6 +151,18 @@ class SidePrior(Generic[R]):
 def prior_rows(features: FloatMatrix, weights: FloatMatrix) -> NDArray[np.float64]:
     """Return Aᵀf of rows (n, n_features) in float64, each the same whatever rows stand beside it; NaN counts as 0."""
     return rotate_rows(_known(features), weights)
+
+
+def prior_of_texts(
+    texts: Sequence[Sequence[str | None]], vocabulary: Vocabulary, weights: FloatMatrix
+) -> NDArray[np.float64]:
+    """Return Aᵀf (n, width) of ids given by the texts of their attributes; no more than ROWS_AT_ONCE rows of features
+    are made at a time."""
+    made = np.empty((len(texts), weights.shape[1]))
+    for first in range(0, len(texts), ROWS_AT_ONCE):
+        part = slice(first, first + ROWS_AT_ONCE)
+        made[part] = prior_rows(vocabulary.rows(texts[part]), weights)
+    return made
 
 
 def _known(features: FloatMatrix) -> NDArray[np.float64]:

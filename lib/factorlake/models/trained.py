@@ -102,6 +102,10 @@ class TrainedModel(Snapshot[R]):
     item_feature_weights: NDArray[np.float32] | None = None
     """The same of items. An item without ratings has its prior row for a factor."""
 
+    def feature_weights(self, side: Side) -> NDArray[np.float32] | None:
+        """Return A of one side."""
+        return self.user_feature_weights if side == "user" else self.item_feature_weights
+
     @property
     def loss(self) -> float:
         """The objective of this model."""

@@ -1,7 +1,7 @@
 """Attributes: names and properties of users and items. Reads files, or raw_events and interactions; writes
 user_attributes and item_attributes.
 
-Each table is rewritten as a whole, and only when its content changed.
+Each table is rewritten as a whole, and only when its content changed, or where it comes from.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 TEXTS = ("name", "category", "segment")
 TIMES = ("available_from", "available_to")
+SOURCE = "source"
+"""What a table's commit notes: where its attributes come from, which decides on what they may be features of."""
 CONTENT = ("id", *TEXTS, *TIMES, "features")
 
 
@@ -54,23 +56,24 @@ def run(context: Context) -> JobResult:
             continue
         attributes = keep(found)
         try:
-            _write(context, side, attributes, result)
+            _write(context, side, source.source, attributes, result)
         finally:
             release(attributes)
     return result
 
 
-def _write(context: Context, side: str, attributes: DataFrame, result: JobResult) -> None:
+def _write(context: Context, side: str, source: str, attributes: DataFrame, result: JobResult) -> None:
     table = f"{side}_attributes"
     path = context.lake.shared(table)
     n_rows, content = _content_hash(attributes)
     result.counts[f"{side}s"] = n_rows
     if delta_io.exists(context.spark, path):
         result.versions[table] = delta_io.version(context.spark, path)
-        if _content_hash(delta_io.read(context.spark, path)) == (n_rows, content):
+        noted = delta_io.last_details(context.spark, path).get(SOURCE)
+        if noted == source and _content_hash(delta_io.read(context.spark, path)) == (n_rows, content):
             return
     rows = attributes.withColumn("run_id", F.lit(context.run_id))
-    commit = context.overwrite(rows, path, SCHEMAS[table])
+    commit = context.overwrite(rows, path, SCHEMAS[table], details={SOURCE: source})
     result.exit_code, result.reason = 0, "done"
     result.versions[table] = commit.version
     log.info("%s rows=%d version=%d", table, n_rows, commit.version)

@@ -19,11 +19,12 @@ from factorlake.pipelines.judging import LIVE, MODEL, Part
 from factorlake.pipelines.models import of_its_settings, trainer_of
 from factorlake.pipelines.train import item_factors_frame
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.features import FeaturePrior, with_silent_items
+from factorlake.spark.features import FeaturePrior
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import LoadedItems, load_items
 from factorlake.spark.pair_scores import score_pairs
 from factorlake.spark.scorer import score_top_k
+from factorlake.spark.training import FitFeatures
 from factorlake.tables import delta_io, registry
 
 
@@ -37,9 +38,12 @@ class Judged:
     parameters: AlsParameters
     n_items: int
     n_blocks: int
-    answers_cold: bool = False
     prior: FeaturePrior | None = None
     """Of users, where the model has features of them."""
+
+    @property
+    def answers_cold(self) -> bool:
+        return self.prior is not None and self.prior.answers_silent
 
     def fold(self, part: Part) -> DataFrame:
         """Return (user_id, factor, bias) of a part's users, solved for what is known of them.
@@ -51,7 +55,7 @@ class Judged:
         prior = self.prior
         if prior is not None:
             asked = part.users().withColumnRenamed("user_id", "id")
-            prior = replace(prior, rows=prior.rows.join(asked, on="id", how="left_semi"))
+            prior = replace(prior, features=prior.features.among(asked))
         return fold_in(pairs, self.items.shipped, self.gram, self.parameters, self.n_items, self.n_blocks, prior)
 
     def lists(self, part: Part, k: int) -> DataFrame:
@@ -88,25 +92,19 @@ def _judged(context: Context, name: str, items: DataFrame, row: Row, exchange: E
     gram = np.frombuffer(row["gram"], np.float64).reshape(row["rank"], row["rank"])
     loaded = load_items(items, exchange, row["mean"])
     n_blocks = number_of_blocks(row["n_observed"])
-    prior = kept_prior(own, row, "user", kept_features(own, row))
-    answers = prior is not None and prior.answers_silent
-    return Judged(name, loaded, gram, parameters, row["n_items"], n_blocks, answers, prior)
+    prior = kept_prior(own, row)
+    return Judged(name, loaded, gram, parameters, row["n_items"], n_blocks, prior)
 
 
 def refit(context: Context, row: Row, known: DataFrame, exchange: Exchange) -> Judged:
     """Train a model of its own on the known part of a split that is not by time."""
-    features = kept_features(context, row)
+    features = FitFeatures(kept_features(context, row, "user"), kept_features(context, row, "item"))
     fitted = fit(context, known, row["model_version"], trainer_of(row), features=features)
     try:
-        frame = item_factors_frame(fitted, exchange, known)
-        of_items = fitted_prior(context, "item", features, fitted.model)
-        if of_items is not None:
-            frame = with_silent_items(frame, of_items, fitted.parameters.rank)
+        frame = item_factors_frame(context, fitted, exchange, known, features)
         items = load_items(frame, exchange, fitted.model.mean)
     finally:
         fitted.release()
     n_blocks = number_of_blocks(fitted.n_observed)
     prior = fitted_prior(context, "user", features, fitted.model)
-    answers = prior is not None and prior.answers_silent
-    parameters = fitted.parameters
-    return Judged(MODEL, items, fitted.model.item_gram, parameters, fitted.items.n_ids, n_blocks, answers, prior)
+    return Judged(MODEL, items, fitted.model.item_gram, fitted.parameters, fitted.items.n_ids, n_blocks, prior)

@@ -15,6 +15,7 @@ import factorlake
 from factorlake.config.settings import Settings, SgdSettings, TrainSettings
 from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context
+from factorlake.pipelines.features import read_attributes
 from factorlake.spark.pairs import PairRule, combine_pairs, newest_time, select_events
 from factorlake.tables import delta_io, registry
 
@@ -33,7 +34,8 @@ KEPT_BY_SGD = (
 
 
 def chosen_model(context: Context, version: str | None) -> Row:
-    """Return the models row of ``version``, or of the model trained last under these settings.
+    """Return the models row of ``version``, or of the model of these settings: of those with features the one trained
+    last on the attributes as they are, if there is one, else the one trained last.
 
     ConfigError when there is none. Models of other settings are experiments that must be named to be taken.
     """
@@ -50,11 +52,18 @@ def chosen_model(context: Context, version: str | None) -> Row:
     trained = registry.trained_models(context.spark, context.lake)
     if not trained:
         raise ConfigError("no model has been trained yet; run `factorlake train` first")
-    for row in trained:
-        for trainer in TRAINERS:
-            here = as_trained(context, trainer)
-            if row["model_version"] == model_version(here, row["as_of"], row["fingerprint"], trainer):
-                return chosen_model(context, row["model_version"])
+    own = {trainer: as_trained(context, trainer) for trainer in TRAINERS}
+    found = [
+        (row, trainer)
+        for row in trained
+        for trainer, here in own.items()
+        if row["model_version"] == model_version(here, row["as_of"], row["fingerprint"], trainer)
+    ]
+    if found:
+        # Attributes may be again what they were before the model trained last.
+        now = {trainer: read_attributes(here).print() for trainer, here in own.items()}
+        of_now = [row for row, trainer in found if row["fingerprint"].endswith(now[trainer])]
+        return chosen_model(context, (of_now or [found[0][0]])[0]["model_version"])
     raise ConfigError(
         "no model has been trained under these settings; run `factorlake train` with them, or take the newest of "
         f"other settings by --model {trained[0]['model_version']}"

@@ -15,7 +15,7 @@ from factorlake.errors import NOTHING_TO_DO, ConfigError
 from factorlake.models.spectrum import spectrum
 from factorlake.models.trained import TraceRow
 from factorlake.pipelines.context import Context, JobResult
-from factorlake.pipelines.features import features_print, fitted_prior, learn_features, model_row
+from factorlake.pipelines.features import fitted_prior, learn_features, model_row, read_attributes
 from factorlake.pipelines.fit import checkpoints_of, fit, sgd_parameters
 from factorlake.pipelines.holdout import cutoff_of, epoch_metric
 from factorlake.pipelines.models import (
@@ -30,7 +30,7 @@ from factorlake.pipelines.models import (
 from factorlake.pipelines.sgd_baselines import record_baselines
 from factorlake.spark.compat import keep, release
 from factorlake.spark.exchange import Exchange
-from factorlake.spark.features import with_silent_items
+from factorlake.spark.features import FACTOR_ROWS, with_silent_rows
 from factorlake.spark.fold_in import fold_in
 from factorlake.spark.item_side import load_items
 from factorlake.spark.pairs import fingerprint
@@ -61,7 +61,8 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     print_of = fingerprint(events)
     newest: Any = print_of["newest"]
     cutoff = cutoff_of(newest, settings.train.holdout_days)
-    contents = f"{print_of['hash']}{features_print(context)}"
+    attributes = read_attributes(context)
+    contents = f"{print_of['hash']}{attributes.print()}"
     version = model_version(context, newest, contents, trainer)
     checkpoints = checkpoints_of(context, version) if trainer == "als" else None
     existing = registry.model(spark, lake, version)
@@ -69,6 +70,7 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         if checkpoints is not None:
             checkpoints.clear()
         return JobResult(NOTHING_TO_DO, f"model {version} is trained already", model_version=version)
+    features = learn_features(context, attributes, holds_out=cutoff is not None)
     known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
     known = keep(training_pairs(context, known_events, newest if cutoff is None else None))
     everything = known if cutoff is None else training_pairs(context, events, newest)
@@ -81,7 +83,6 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
 
     try:
         validation = _validation(context, events, known, cutoff)
-        features = learn_features(context)
         fitted = fit(
             context,
             known,
@@ -138,6 +139,7 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
         },
         versions={
             "interactions": interactions_version,
+            **attributes.versions,
             "factors": factors_version,
             "training_trace": trace_version,
             "models": models_version,
@@ -162,8 +164,11 @@ def _validation(context: Context, events: DataFrame, known: DataFrame, cutoff: d
     return Validation(epoch_metric(metric, known, held), larger_is_better=metric != "rmse")
 
 
-def item_factors_frame(fitted: Fitted, exchange: Exchange, known: DataFrame) -> DataFrame:
-    """Return (id, factor, bias, norm, n_observed) of the trained items; each task reads its rows by the exchange."""
+def item_factors_frame(
+    context: Context, fitted: Fitted, exchange: Exchange, known: DataFrame, features: FitFeatures | None
+) -> DataFrame:
+    """Return (id, factor, bias, norm, n_observed) of the trained items, and of those that only their features tell of
+    where the settings answer for them; each task reads its rows by the exchange."""
     items, rank = exchange.ship_rows(fitted.model.items), fitted.parameters.rank
 
     def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -187,7 +192,9 @@ def item_factors_frame(fitted: Fitted, exchange: Exchange, known: DataFrame) -> 
 
     counts = known.groupBy(F.col("item_id").alias("id")).agg(F.count(F.lit(1)).alias("n_observed"))
     numbered = fitted.items.frame.select("id", "position").join(counts, on="id").select("id", "position", "n_observed")
-    return numbered.mapInArrow(rows, "id string, factor array<float>, bias float, norm float, n_observed bigint")
+    trained = numbered.mapInArrow(rows, FACTOR_ROWS)
+    prior = fitted_prior(context, "item", features, fitted.model)
+    return trained if prior is None else with_silent_rows(trained, fitted.items.frame.select("id"), prior, rank)
 
 
 def _write_factors(
@@ -201,10 +208,7 @@ def _write_factors(
     spark, lake, model = context.spark, context.lake, fitted.model
     path = lake.candidate(version, "factors")
     with Exchange(spark, lake.exchange(version)) as exchange:
-        items = item_factors_frame(fitted, exchange, known)
-        of_items = fitted_prior(context, "item", features, model)
-        if of_items is not None:
-            items = with_silent_items(items, of_items, fitted.parameters.rank)
+        items = item_factors_frame(context, fitted, exchange, known, features)
         context.overwrite(items.withColumn("side", F.lit("item")), path, SCHEMAS["factors"])
         loaded = load_items(delta_io.read(spark, path), exchange, model.mean, listed=False)
         numbered = all_pairs.join(loaded.frame.withColumnRenamed("id", "item_id"), on="item_id", how="left")

@@ -47,7 +47,7 @@ class OpenFolds:
         first = self.opened[0]
         load = Load(first.users.n_ids, first.items.n_ids, first.n_observed, rank, epochs=1, k=1)
         held = ROWS_HELD * load.factors
-        needed = {"local": local_memory(load) + held, "broadcast": 4 * load.factors + held, "shuffle": 0}[first.name]
+        needed = {"local": local_memory(load) + held, "broadcast": load.rows + held, "shuffle": 0}[first.name]
         if needed <= DRIVER_MEMORY:
             return None
         return (

@@ -11,11 +11,8 @@ from pyspark.sql import functions as F
 from factorlake.config.settings import EventSettings
 from factorlake.errors import ConfigError
 from factorlake.quality.conditions import MAPPED
+from factorlake.texts import NUMBER, WHITE_SPACE
 
-# Spark's own trim knows the blank only; this is what Python's str.strip takes away.
-WHITE_SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\ufeff"
-# No two parts can take the same digit: on a field of a million digits and a letter that would take hours.
-NUMBER = r"\A[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\z"
 NOT_FINITE = r"(?i)\A[+-]?(nan|inf|infinity)\z"
 ISO_TIME = r"\A\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?( ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?))?)?\z"
 WITH_ZONE = r"\A.{11,}(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)\z"
@@ -73,7 +70,8 @@ def read_number(bare: Column) -> Column:
     takes 5d for 5."""
     # Spark knows no sign before nan.
     words = F.regexp_replace(F.lower(bare), r"\A[+-](?=nan)", "")
-    return F.when(bare.rlike(NUMBER), bare.try_cast("double")).when(bare.rlike(NOT_FINITE), words.try_cast("double"))
+    is_number = bare.rlike(rf"\A{NUMBER}\z")
+    return F.when(is_number, bare.try_cast("double")).when(bare.rlike(NOT_FINITE), words.try_cast("double"))
 
 
 def read_time(bare: Column, formats: list[str], zone: str | None) -> Column:

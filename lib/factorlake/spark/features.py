@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError
 from factorlake.models.features import Vocabulary
-from factorlake.models.prior import prior_rows
-from factorlake.spark.arrow_lists import matrix
+from factorlake.models.prior import prior_of_texts
+from factorlake.texts import NUMBER, WHITE_SPACE
 
 OWN_COLUMNS = ("category", "segment")
 """Attributes that have a column of their own; others are keys of ``features``."""
@@ -23,23 +23,41 @@ FACTOR_ROWS = "id string, factor array<float>, bias float, norm float, n_observe
 
 @dataclass(frozen=True)
 class SideFeatures:
-    """One side's features: the columns, and the rows of all ids that have attributes."""
+    """One side's features: the columns, and the attributes of all ids that have any."""
 
     vocabulary: Vocabulary
-    rows: DataFrame
-    """id, factor (array<float>): the row of each id, 1 or 0 in each column."""
+    texts: DataFrame
+    """(id, texts array<string>) of the vocabulary's attributes."""
+
+    def among(self, ids: DataFrame) -> SideFeatures:
+        """Return the features of the ids that a frame (id) names, before a row is made of the others."""
+        return replace(self, texts=self.texts.join(ids, on="id", how="left_semi"))
+
+    def without(self, ids: DataFrame) -> SideFeatures:
+        """Return the features of the ids that a frame (id) does not name."""
+        return replace(self, texts=self.texts.join(ids, on="id", how="left_anti"))
+
+    def rows(self) -> DataFrame:
+        """Return (id, factor array<float>): the row of each id, 1 or 0 in each column."""
+        vocabulary = self.vocabulary
+
+        def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                rows = vocabulary.rows(batch["texts"].to_pylist())
+                yield pa.RecordBatch.from_arrays([batch["id"], _lists(rows)], names=["id", "factor"])
+
+        return self.texts.mapInArrow(encode, "id string, factor array<float>")
 
 
 @dataclass(frozen=True)
 class FeaturePrior:
     """Where ids lie before anything is known of them but their features."""
 
+    features: SideFeatures
     weights: NDArray[np.float32]
     """(n_columns, width) A."""
     strength: NDArray[np.float64] | None
     """(width,) ρ of users; None of items, which are not solved again."""
-    rows: DataFrame
-    """id, factor (array<float>) as ``SideFeatures.rows``."""
     answers_silent: bool
     """Whether ids without a pair get a row too."""
 
@@ -49,20 +67,36 @@ def attribute_texts(attributes: DataFrame, names: Sequence[str]) -> DataFrame:
     return attributes.select("id", F.array(*(_text(name) for name in names)).alias("texts"))
 
 
-def learn_vocabulary(texts: DataFrame, names: Sequence[str], separator: str, max_values: int, bins: int) -> Vocabulary:
+def texts_print(texts: DataFrame) -> str:
+    """Return the number of ids and a hash of (id, texts), whatever their order."""
+    # A hash of the texts themselves would pass over nulls, and not see a text that went from one attribute to another.
+    row_hash = F.xxhash64("id", F.to_json("texts")).cast("decimal(38,0)")
+    n_ids, content = texts.agg(F.count(F.lit(1)), F.coalesce(F.sum(row_hash), F.lit(0))).collect()[0]
+    return f"{n_ids}:{content}"
+
+
+def learn_vocabulary(
+    texts: DataFrame,
+    names: Sequence[str],
+    separator: str,
+    max_values: int,
+    bins: int,
+    categories: Collection[str] = (),
+) -> Vocabulary:
     """Return the columns of attributes.
 
     An attribute whose texts are all numbers, and more than twice ``bins`` different ones, is cut into ranges that hold
-    as many ids each, as far as its numbers differ. Of any other the ``max_values`` most frequent values are kept, of
-    equally frequent ones the first by text. One pass each; the order of rows has no say.
+    as many ids each, as far as its numbers differ, unless ``categories`` names it. Of any other the ``max_values`` most
+    frequent values are kept, of equally frequent ones the first by text. One pass each; the order of rows has no say.
 
     Raises
     ------
     DataRefusedError : no id has a value of an attribute.
     """
-    told = texts.select(F.posexplode("texts").alias("place", "text")).where(F.col("text").isNotNull())
-    number = F.expr("try_cast(text as double)")
-    number = F.when(~F.isnan(number) & (F.abs(number) < F.lit(float("inf"))), number)
+    told = texts.select(F.posexplode("texts").alias("place", "text")).withColumn("text", _bare("text"))
+    told = told.where(F.col("text") != "")
+    number = F.when(F.col("text").rlike(rf"\A{NUMBER}\z"), F.col("text").try_cast("double"))
+    number = F.when(F.abs(number) < F.lit(float("inf")), number)
     at = [float(cut) / bins for cut in range(1, bins)]
     sizes = (
         told.withColumn("number", number)
@@ -84,14 +118,14 @@ def learn_vocabulary(texts: DataFrame, names: Sequence[str], separator: str, max
     numbers = {
         place: tuple(sorted(set(row["edges"])))
         for place, row in found.items()
-        if row["n_numbers"] == row["n"] and row["n_distinct"] > 2 * bins
+        if row["n_numbers"] == row["n"] and row["n_distinct"] > 2 * bins and names[place] not in categories
     }
     parted = told.where(~F.col("place").isin(list(numbers))) if numbers else told
     if separator:
         # Between \\Q and \\E nothing is a pattern.
         quoted = "\\Q" + separator.replace("\\E", "\\E\\\\E\\Q") + "\\E"
         parted = parted.select("place", F.explode(F.split("text", quoted)).alias("text"))
-    values = parted.select("place", F.trim("text").alias("value")).where(F.col("value") != "")
+    values = parted.select("place", _bare("text").alias("value")).where(F.col("value") != "")
     counted = values.groupBy("place", "value").count()
     rank = F.row_number().over(Window.partitionBy("place").orderBy(F.col("count").desc(), "value"))
     kept = counted.withColumn("rank", rank).where(F.col("rank") <= max_values).orderBy("place", "rank").collect()
@@ -107,36 +141,30 @@ def learn_vocabulary(texts: DataFrame, names: Sequence[str], separator: str, max
     )
 
 
-def feature_rows(texts: DataFrame, vocabulary: Vocabulary) -> DataFrame:
-    """Return (id, factor array<float>): the row of each id of (id, texts)."""
-
-    def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = vocabulary.rows(batch["texts"].to_pylist())
-            yield pa.RecordBatch.from_arrays([batch["id"], _lists(rows)], names=["id", "factor"])
-
-    return texts.mapInArrow(encode, "id string, factor array<float>")
-
-
-def with_silent_items(items: DataFrame, prior: FeaturePrior, rank: int) -> DataFrame:
-    """Return item factors (columns of FACTOR_ROWS) with those of items that only their features tell of beside them."""
+def with_silent_rows(rows: DataFrame, known: DataFrame, prior: FeaturePrior, rank: int) -> DataFrame:
+    """Return rows (an id, then the columns of FACTOR_ROWS) with those of ids beside them that only their features tell
+    of, where ``prior`` answers for them; ``known`` names the ids (id) that are no such ones."""
     if not prior.answers_silent:
-        return items
-    weights = prior.weights
+        return rows
+    vocabulary, weights = prior.features.vocabulary, prior.weights
 
     def place(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            rows = prior_rows(matrix(batch["factor"], len(weights)), weights).astype(np.float32)
-            factors = np.ascontiguousarray(rows[:, :rank])
-            bias = rows[:, rank] if rows.shape[1] > rank else np.zeros(len(rows), np.float32)
+            own = prior_of_texts(batch["texts"].to_pylist(), vocabulary, weights).astype(np.float32)
+            factors = np.ascontiguousarray(own[:, :rank])
+            bias = own[:, rank] if own.shape[1] > rank else np.zeros(len(own), np.float32)
             norm = np.sqrt(np.sum(factors.astype(np.float64) ** 2, axis=1)).astype(np.float32)
             yield pa.RecordBatch.from_arrays(
-                [batch["id"], _lists(factors), pa.array(bias), pa.array(norm), pa.array(np.zeros(len(rows), np.int64))],
+                [batch["id"], _lists(factors), pa.array(bias), pa.array(norm), pa.array(np.zeros(len(own), np.int64))],
                 names=["id", "factor", "bias", "norm", "n_observed"],
             )
 
-    silent = prior.rows.join(items.select("id"), on="id", how="left_anti")
-    return items.unionByName(silent.mapInArrow(place, FACTOR_ROWS))
+    # By place: what the id is called in ``rows`` it is called in what comes out.
+    return rows.union(prior.features.without(known).texts.mapInArrow(place, FACTOR_ROWS))
+
+
+def _bare(column: str) -> Column:
+    return F.btrim(F.col(column), F.lit(WHITE_SPACE))
 
 
 def _text(name: str) -> Column:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from factorlake.models.features import Vocabulary
 from factorlake.models.fold_in import fold_in_rows, turned_items
 from factorlake.models.half_step import Fixed
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.prior import prior_rows
+from factorlake.models.prior import prior_of_texts
 from factorlake.models.systems import UserSystem, user_system
 from factorlake.models.threads import single_threaded_blas
-from factorlake.spark.arrow_lists import matrix
-from factorlake.spark.features import FeaturePrior
+from factorlake.spark.features import FeaturePrior, with_silent_rows
 from factorlake.spark.ids import logical_block
 from factorlake.spark.item_side import ItemSide
 
@@ -45,6 +45,8 @@ def fold_in(
 ) -> DataFrame:
     """Return one row per user of ``pairs`` (columns of FOLDED_SCHEMA), and where it is asked for of ``prior``.
 
+    Groups hold users with pairs alone, so their sizes follow from the pairs, however many others ``prior`` knows.
+
     Parameters
     ----------
     pairs : user_id, position (of the item), value. A null position is a pair whose item the model does not know: it
@@ -54,33 +56,35 @@ def fold_in(
     prior : of a model with features of users.
     """
     item_side = items
-    kept = None if prior is None or prior.strength is None else (prior.weights, prior.strength)
 
     def solve(table: pa.Table) -> pa.Table:
         with single_threaded_blas():
             return _solve_group(table, None, item_side, gram, parameters, n_items)
 
-    def solve_beside(table: pa.Table, features: pa.Table) -> pa.Table:
-        assert kept is not None
-        with single_threaded_blas():
-            return _solve_group(table, _Known(features, *kept), item_side, gram, parameters, n_items)
-
     block = logical_block(F.xxhash64("user_id"), n_blocks).alias("block")
     grouped = pairs.select("user_id", "position", "value", block).groupBy("block")
-    if prior is None:
+    if prior is None or prior.strength is None:
         return grouped.applyInArrow(solve, FOLDED_SCHEMA)
-    features = prior.rows.withColumnRenamed("id", "user_id")
-    if not prior.answers_silent:
-        features = features.join(pairs.select("user_id").distinct(), on="user_id", how="left_semi")
-    beside = features.select("user_id", "factor", block).groupBy("block")
-    return grouped.cogroup(beside).applyInArrow(solve_beside, FOLDED_SCHEMA)
+    vocabulary, weights, strength = prior.features.vocabulary, prior.weights, prior.strength
+
+    def solve_beside(table: pa.Table, attributes: pa.Table) -> pa.Table:
+        known = _Known(attributes, vocabulary, weights, strength)
+        with single_threaded_blas():
+            return _solve_group(table, known, item_side, gram, parameters, n_items)
+
+    users = pairs.select(F.col("user_id").alias("id")).distinct()
+    of_users = prior.features.among(users).texts.withColumnRenamed("id", "user_id")
+    beside = of_users.select("user_id", "texts", block).groupBy("block")
+    folded = grouped.cogroup(beside).applyInArrow(solve_beside, FOLDED_SCHEMA)
+    return with_silent_rows(folded, users, prior, parameters.rank)
 
 
 class _Known(NamedTuple):
-    """Users of whom features are known."""
+    """Users of whom attributes are known."""
 
     table: pa.Table
-    """user_id, factor: rows of features."""
+    """(user_id, texts)."""
+    vocabulary: Vocabulary
     weights: NDArray[np.float32]
     """(n_columns, width) A."""
     strength: NDArray[np.float64]
@@ -90,9 +94,10 @@ class _Known(NamedTuple):
         """Return the prior row of each id, zeros where nothing is known."""
         known = self.table["user_id"].combine_chunks()
         place = pc.fill_null(pc.index_in(ids, value_set=known), -1).to_numpy()
-        rows = np.zeros((len(ids), len(self.weights)), np.float32)
-        rows[place >= 0] = matrix(self.table["factor"], len(self.weights))[place[place >= 0]]
-        return prior_rows(rows, self.weights)
+        rows = np.zeros((len(ids), self.weights.shape[1]))
+        texts = self.table["texts"].take(pa.array(place[place >= 0])).to_pylist()
+        rows[place >= 0] = prior_of_texts(texts, self.vocabulary, self.weights)
+        return rows
 
 
 def _system(
@@ -113,12 +118,7 @@ def _solve_group(
 ) -> pa.Table:
     encoded = table["user_id"].combine_chunks().dictionary_encode()
     ids, row = encoded.dictionary, encoded.indices.to_numpy()
-    prior = None
-    if beside is not None:
-        known_ids = beside.table["user_id"].combine_chunks()
-        silent = known_ids.filter(pc.invert(pc.is_in(known_ids, value_set=ids)))
-        ids = pa.concat_arrays([ids, silent])
-        prior = beside.prior_of(ids), beside.strength
+    prior = None if beside is None else (beside.prior_of(ids), beside.strength)
     known = table["position"].is_valid().to_numpy()
     position = table["position"].fill_null(-1).to_numpy()[known].astype(np.int32)
     value = table["value"].to_numpy()[known].astype(np.float32)

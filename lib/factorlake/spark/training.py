@@ -69,6 +69,13 @@ class FitFeatures:
     users: SideFeatures | None = None
     items: SideFeatures | None = None
 
+    def of(self, side: Side) -> SideFeatures | None:
+        return self.users if side == "user" else self.items
+
+    def n_columns(self, side: Side) -> int:
+        own = self.of(side)
+        return 0 if own is None else own.vocabulary.n_columns
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -221,7 +228,16 @@ class _Run:
 
     def _choose(self, by_file: bool, n_users: int, n_items: int, n_observed: int) -> PlanName:
         # Lists and epochs do not weigh in the choice.
-        load = Load(n_users, n_items, n_observed, self.parameters.rank, epochs=1, k=1)
+        load = Load(
+            n_users,
+            n_items,
+            n_observed,
+            self.parameters.rank,
+            epochs=1,
+            k=1,
+            user_columns=self.features.n_columns("user"),
+            item_columns=self.features.n_columns("item"),
+        )
         is_local = (self.spark.conf.get("spark.master", None) or "local").startswith("local")
         chosen, why = choose_plan(self.plan, is_local, by_file, load)
         self.progress(f"plan {chosen}: {why}")
@@ -254,43 +270,36 @@ class _Run:
     def _on_driver(
         self, plan: LocalPlan | FileBroadcastPlan | TaskBroadcastPlan, users: Positions, items: Positions
     ) -> TrainedModel[ArrayRows]:
-        start = None
-        if self.start is not None:
-            user_factors, item_factors = (
-                _placed(factors, known, self.parameters.rank)
-                for factors, known in zip(self.start, (users, items), strict=True)
-            )
-            start = plan.hold("user", user_factors), plan.hold("item", item_factors)
+        def hold(side: Side, rows: DataFrame, known: Positions, width: int) -> ArrayRows:
+            return plan.hold(side, _placed(rows, known, width))
 
-        def placed(side: Side, own: SideFeatures | None, known: Positions) -> ArrayRows | None:
-            return None if own is None else plan.hold(side, _placed(own.rows, known, own.vocabulary.n_columns))
-
-        features = Features(placed("user", self.features.users, users), placed("item", self.features.items, items))
-        return self._train(plan, users, items, start, features)
+        return self._train(plan, hold, users, items)
 
     def _in_files(self, plan: ShufflePlan, users: Positions, items: Positions) -> TrainedModel[StoredRows]:
-        start = None
-        if self.start is not None:
-            rank = self.parameters.rank
-            start = (
-                plan.hold("user", _laid_beside(self.start[0], users), rank),
-                plan.hold("item", _laid_beside(self.start[1], items), rank),
-            )
+        def hold(side: Side, rows: DataFrame, known: Positions, width: int) -> StoredRows:
+            return plan.hold(side, _laid_beside(rows, known), width)
 
-        def placed(side: Side, own: SideFeatures | None, known: Positions) -> StoredRows | None:
-            return None if own is None else plan.hold(side, _laid_beside(own.rows, known), own.vocabulary.n_columns)
-
-        features = Features(placed("user", self.features.users, users), placed("item", self.features.items, items))
-        return self._train(plan, users, items, start, features)
+        return self._train(plan, hold, users, items)
 
     def _train(
         self,
         plan: TrainingPlan[R],
+        hold: Callable[[Side, DataFrame, Positions, int], R],
         users: Positions,
         items: Positions,
-        start: tuple[R, R] | None,
-        features: Features[R],
     ) -> TrainedModel[R]:
+        """Train; ``hold`` brings a side's rows (id, factor) of a width to where the plan has them."""
+        start = None
+        if self.start is not None:
+            rank = self.parameters.rank
+            start = hold("user", self.start[0], users, rank), hold("item", self.start[1], items, rank)
+
+        def placed(side: Side, known: Positions) -> R | None:
+            own = self.features.of(side)
+            if own is None:
+                return None
+            return hold(side, own.among(known.frame.select("id")).rows(), known, own.vocabulary.n_columns)
+
         return train(
             plan,
             self.parameters,
@@ -298,7 +307,7 @@ class _Run:
             None if self.validation is None else self.validation.metric(users, items),
             larger_is_better=self.validation is None or self.validation.larger_is_better,
             start=start,
-            features=features,
+            features=Features(placed("user", users), placed("item", items)),
             checkpoints=self.checkpoints,
         )
 
