@@ -125,12 +125,12 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     context = context_at(spark, lake_root, tmp_path / "log")
     (batch,) = ingest.run(context).details["batches"]
     records = validate.records_with_verdicts(context, batch)
-    metrics = measure(records, ["missing_user_id"])
-    decision = validate.decide(context, batch, 3, metrics, BatchStates({}, set(), {}), accepted=False)
+    ids = dictionaries.look_up(context, records.filter(F.col("verdict") == "accepted"))
+    metrics = measure(records, ["missing_user_id"], ids)
+    decision = validate.decide(context, batch, 3, metrics, BatchStates(), accepted=False)
     if killed_after == "new_ids":
         validate.write_records(context, batch, records, decision, validate.JobResult())
-        accepted = records.filter(F.col("verdict") == "accepted")
-        assert dictionaries.extend(context, accepted) == {"new_users": 2, "new_items": 2}
+        assert dictionaries.extend(context, ids) == {"new_users": 2, "new_items": 2}
     elif killed_after != "decision":
         spared = {"quarantine"} if killed_after == "interactions" else {"interactions"}
         with pytest.raises(FactorlakeError, match="holds 0 rows"):
@@ -155,8 +155,8 @@ def test_a_write_of_other_rows_than_were_counted_is_told(spark: SparkSession, la
     context = context_at(spark, lake_root, tmp_path / "log")
     (batch,) = ingest.run(context).details["batches"]
     records = validate.records_with_verdicts(context, batch)
-    metrics = measure(records, [])
-    decision = validate.decide(context, batch, 2, metrics, BatchStates({}, set(), {}), accepted=False)
+    metrics = measure(records, [], dictionaries.look_up(context, records.filter(F.col("verdict") == "accepted")))
+    decision = validate.decide(context, batch, 2, metrics, BatchStates(), accepted=False)
     lost = records.filter(F.col("user_id") == "u1")
     with pytest.raises(FactorlakeError, match=r"interactions holds 1 rows of batch .*, but 2 were accepted"):
         validate.write_records(context, batch, lost, decision, validate.JobResult())
@@ -175,7 +175,8 @@ def test_a_batch_that_was_decided_upon_is_written_before_another_takes_its_recor
     write_csv(tmp_path / "log" / "mended.csv", *events(1, 2, 3))
     (mended,) = ingest.run(strict).details["batches"]
     records = validate.records_with_verdicts(strict, mended)
-    metrics = measure(records, ["missing_user_id"])
+    ids = dictionaries.look_up(strict, records.filter(F.col("verdict") == "accepted"))
+    metrics = measure(records, ["missing_user_id"], ids)
     decision = validate.decide(strict, mended, 3, metrics, BatchStates.read(strict), accepted=False)
     assert decision.passed
     result = validate.run(strict, accept=refused)
