@@ -64,8 +64,8 @@ def test_batch_is_accounted_for_row_by_row(spark: SparkSession, lake_root: str, 
     # Of two copies the one in the first file stays.
     assert {row["file"].rsplit("/", 1)[-1] for row in quarantine} == {"a.csv"}
     assert results(context, "expectation") == {
-        "expect_column_values_to_not_be_null(user_id)": (1.0, True),
-        "expect_column_values_to_be_between(value)": (0.0, False),
+        "expect_column_values_to_not_be_null(user_id)": (0.0, True),
+        "expect_column_values_to_be_between(value)": (1.0, False),
         "expect_column_values_to_not_be_null(not_there)": (None, None),
     }
     assert results(context, "share")["quarantined_share"][0] == pytest.approx(3 / 7, rel=1e-12)  # one division

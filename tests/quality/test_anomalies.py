@@ -67,7 +67,7 @@ def prove(usual: int, column: int) -> None:
     missed = []
     for kind, told in SMALLEST.items():
         check, smallest = told[0], float(told[column])
-        for rate in sorted({smallest, min(0.5, 3 * smallest), 0.5}):
+        for rate in sorted({smallest, min(0.5, 2 * smallest), min(0.5, 5 * smallest), 0.5}):
             if check not in out_of_line(log.judge_with(kind, rate)):
                 missed.append((kind, rate))
     assert missed == []

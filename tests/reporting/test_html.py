@@ -13,6 +13,7 @@ import pytest
 from factorlake.reporting.content import (
     Batch,
     Expectation,
+    HistoryCheck,
     MetricRow,
     Publication,
     RunReport,
@@ -269,6 +270,7 @@ def test_page_stays_under_two_megabytes_however_much_it_is_given(mark: str) -> N
         stages=tuple(Stage(name, 1.0) for _ in range(500)),
         settings={f"{at}{name}": name for at in range(500)},
         batches=tuple(Batch(f"{at}{name}", 2, 1, 1, 0, 0, {f"{at}{name}": 1}, True, name) for at in range(500)),
+        history=tuple(HistoryCheck(name, name, False, "warn", name) for _ in range(500)),
         expectations=tuple(Expectation(name, True) for _ in range(500)),
         trace=tuple(TraceRow(at, "user", "before", 1.0 / at, 1.0, 1.0, 0.1) for at in range(1, 2000)),
         evaluation=tuple(MetricRow("time", "model", f"metric{at}@{at}", 0.5, 0.4, 0.6) for at in range(200)),

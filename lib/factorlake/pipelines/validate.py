@@ -237,7 +237,7 @@ def close_batch(context: Context, batch: str, decision: Decision) -> None:
         {
             "rule": finding.rule,
             "kind": "expectation",
-            "value": None if finding.success is None else float(finding.success),
+            "value": None if finding.broken is None else float(finding.broken),
             "success": finding.success,
             "detail": finding.detail,
         }
