@@ -147,6 +147,9 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     assert indexes(context, "users") == [("u1", 0), ("u2", 1)]
     assert indexes(context, "items") == [("i1", 0), ("i2", 1)]
     assert validate.run(context).exit_code == 99
+    # One row for each figure of the batch, however often the run was tried.
+    table = delta_io.read(spark, context.lake.shared("validation_results"))
+    assert table.groupBy("batch", "kind", "rule").count().where("count > 1").collect() == []
 
 
 @spark_only

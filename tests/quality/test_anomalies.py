@@ -19,6 +19,7 @@ GATE = GateSettings()
 SMALLEST = {
     "lost records": ("volume", 0.5, 0.5),
     "doubled records": ("duplicates", 0.015, 0.015),
+    "values that are gone": ("null_share", 0.015, 0.015),
     "values in another unit": ("values", 0.04, 0.03),
     "values 3 sigma away": ("values", 0.05, 0.04),
     "times a week ago": ("late", 0.03, 0.03),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_our_verdicts_and_great_expectations_count_the_same_rows_on_random_frame
 
 def test_findings_hold_counts_and_no_value_of_a_row(spark: SparkSession) -> None:
     rows = spark.createDataFrame([("canary-4711", 3.0)], "user_id string, value double")
-    suite = [
+    suite: list[dict[str, Any]] = [
         {"type": "expect_column_values_to_be_in_set", "column": "user_id", "value_set": ["a"]},
         {"type": "expect_table_row_count_to_be_between", "min_value": 2},
     ]

@@ -31,7 +31,7 @@ def measured(spark: SparkSession, day: pd.DataFrame) -> BatchMetrics:
     rows["event_time"] = pd.to_datetime(rows["time"], unit="us", utc=True)
     rows["reasons"] = [["odd"] if verdict == "quarantined" else [] for verdict in rows["verdict"]]
     names = [column.split()[0] for column in COLUMNS.split(", ")]
-    records = spark.createDataFrame(rows[names].values.tolist(), COLUMNS)
+    records = spark.createDataFrame(rows[names], COLUMNS)
     ids = {
         side: records.filter("verdict = 'accepted'")
         .groupBy(F.col(f"{side}_id").alias("id"))

@@ -72,6 +72,9 @@ def with_fault(day: pd.DataFrame, kind: str, rate: float, seed: int) -> pd.DataF
         bad.loc[hit, "user"] += 10_000_000
     elif kind == "item ids in a wrong encoding":
         bad.loc[hit, "item"] += 10_000_000
+    elif kind == "values that are gone":
+        bad.loc[hit, "value"] = np.nan
+        bad.loc[hit & (bad["verdict"] == "accepted"), "verdict"] = "quarantined"
     elif kind == "records that break rules":
         bad.loc[hit & (bad["verdict"] == "accepted"), "verdict"] = "quarantined"
     else:

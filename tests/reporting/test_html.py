@@ -282,6 +282,15 @@ def test_page_stays_under_two_megabytes_however_much_it_is_given(mark: str) -> N
     assert size < 2_000_000
 
 
+def test_what_is_out_of_line_with_the_history_is_shown_and_the_rest_is_counted(report: RunReport) -> None:
+    texts = " ".join(Page(render_html(report)).texts)
+    assert "3 figures of the latest batches, beside those of the batches before. 2 out of line." in texts
+    assert "late: share of events more than a day old 9.10%" in texts
+    assert "volume: records without duplicates 12" in texts
+    assert "share of duplicates 1.44%" not in texts
+    assert "1 did not run" in texts
+
+
 def test_report_of_a_run_that_reached_nothing_is_still_a_page() -> None:
     report = RunReport("run-1", "main", datetime(2026, 1, 1, tzinfo=UTC), state="failed", reason="input is empty")
     page = Page(render_html(report))

@@ -154,7 +154,8 @@ def records_with_verdicts(context: Context, batch: str) -> DataFrame:
     The tables that the batch is written to are pinned, so that the verdicts, once cached, outlive the writing.
     """
     settings = context.settings
-    raw = delta_io.read_or_empty(context.spark, context.lake.shared("raw_events"), SCHEMAS["raw_events"])
+    table = delta_io.read(context.spark, context.lake.shared("raw_events"))
+    raw = delta_io.with_columns_of(table, SCHEMAS["raw_events"])
     interactions = _of_others(context, "interactions", batch)
     known = interactions.select("event_id").unionByName(_of_others(context, "quarantine", batch).select("event_id"))
     judged = judge_rows(raw.filter(F.col("batch") == batch), settings.events, settings.validation)
