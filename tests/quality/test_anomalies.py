@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
-from factorlake.config.settings import GateSettings
+from factorlake.config.settings import GateSettings, HistoryCheck
 from factorlake.quality.anomalies import CHECKS, Finding, distance, judge
 from factorlake.quality.gate import judge_batch
 from factorlake.quality.states import BatchState
@@ -165,3 +167,13 @@ def test_the_distance_of_sketches_is_that_of_kolmogorov_and_smirnov() -> None:
     assert distance({1: 1, 2: 2, 9: 1}, {2: 2, 5: 2}) == 0.25
     assert distance({1: 5}, {1: 50}) == 0.0
     assert distance({1: 5}, {2: 50}) == 1.0
+
+
+def test_settings_name_every_check_and_no_window_is_too_short_for_a_say() -> None:
+    assert set(get_args(HistoryCheck)) == set(CHECKS)
+    with pytest.raises(ValidationError, match="never have a say"):
+        GateSettings(history_window=5)
+    past = [*steady(30, rows=1_000), *steady(8)]
+    # Of 38 past batches the last eight are looked at: 10,000 records are the usual now.
+    assert judge_batch(steady(1)[0], past, GateSettings(history_window=8)).warnings == []
+    assert judge_batch(steady(1)[0], past, GateSettings()).warnings != []

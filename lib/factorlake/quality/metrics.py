@@ -68,7 +68,6 @@ def measure(records: DataFrame, reasons: list[str], ids: dict[str, DataFrame]) -
     records : the batch's records with `verdict` and `reasons`.
     reasons : every reason there can be.
     ids : for each side the different ids of accepted events: `id`, `events`, and whether it is `known`.
-
     """
     days, of_ids, distinct = _by_key(records, ids)
     state = replace(_by_value(records, reasons), days=days, ids=of_ids)
@@ -138,7 +137,9 @@ def bucket_column(value: Column) -> Column:
 
 def day_column(moment: Column) -> Column:
     """Days since 1970, UTC, whatever the session's zone."""
-    return F.floor(F.unix_micros(moment) / F.lit(DAY))
+    micros = F.unix_micros(moment)
+    # A quotient of such numbers is not exact in a double, of whole days it is.
+    return ((micros - F.pmod(micros, F.lit(DAY))) / F.lit(DAY)).cast("bigint")
 
 
 def id_bucket(name: str) -> Column:
