@@ -51,6 +51,11 @@ REFUSED: dict[str, tuple[str, str | bytes, list[str]]] = {
         ["day.csv", "'track'", "events.columns.item_id"],
     ),
     "a file cut short": ("day.csv.gz", CUT_SHORT, ["day.csv.gz", "cannot be read", "ingest.on_unreadable"]),
+    "nothing but refused rows": (
+        "day.csv",
+        rows("--", "--", "--"),
+        ["3 of 3 rows (100.0%)", "max_quarantined_share", "value_not_a_number 3", "--accept"],
+    ),
     "too many refused rows": (
         "day.csv",
         rows(1, 2, "--", "--", "--"),
@@ -88,6 +93,19 @@ def test_an_empty_folder_is_refused_on_a_new_lake_and_no_news_on_an_old_one(
     assert line["exit_code"] == 3
     assert f"{settings.input} holds no file" in line["reason"]
     assert "check `input`" in line["reason"]
+
+
+def test_a_day_that_is_missing_or_holds_no_record_is_no_news_and_leaves_what_is_published(
+    spark: SparkSession, settings: Settings
+) -> None:
+    before = published_bytes(settings.root)
+    # Yesterday's file did not come; then one comes with its head alone, and one without a byte.
+    for files in ({}, {"day.csv": rows(), "nothing.csv": ""}):
+        for name, data in files.items():
+            new_file(settings, name, data)
+        line = run_verb(spark, "run", settings)
+        assert line["exit_code"] == 99, line["reason"]
+        assert published_bytes(settings.root) == before
 
 
 def test_a_rating_of_five_in_letters_and_a_nan_go_to_quarantine_and_the_rest_in(

@@ -28,7 +28,7 @@ def test_every_batch_is_accounted_for_and_reasons_are_those_of_its_last_decision
     write_csv(tmp_path / "log" / "b.csv", *events(4, 5))
     ingest.run(lenient)
     assert validate.run(lenient).exit_code == 0
-    batches, _ = report._validation(lenient)
+    batches, _, _ = report._validation(lenient)
     assert [(batch.input, batch.accepted, batch.passed) for batch in batches] == [(4, 3, True), (2, 2, True)]
     assert batches[0].reasons["missing_user_id"] == 1
     assert "long_user_id" not in batches[0].reasons

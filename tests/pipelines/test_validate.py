@@ -64,8 +64,8 @@ def test_batch_is_accounted_for_row_by_row(spark: SparkSession, lake_root: str, 
     # Of two copies the one in the first file stays.
     assert {row["file"].rsplit("/", 1)[-1] for row in quarantine} == {"a.csv"}
     assert results(context, "expectation") == {
-        "expect_column_values_to_not_be_null(user_id)": (1.0, True),
-        "expect_column_values_to_be_between(value)": (0.0, False),
+        "expect_column_values_to_not_be_null(user_id)": (0.0, True),
+        "expect_column_values_to_be_between(value)": (1.0, False),
         "expect_column_values_to_not_be_null(not_there)": (None, None),
     }
     assert results(context, "share")["quarantined_share"][0] == pytest.approx(3 / 7, rel=1e-12)  # one division
@@ -125,12 +125,12 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     context = context_at(spark, lake_root, tmp_path / "log")
     (batch,) = ingest.run(context).details["batches"]
     records = validate.records_with_verdicts(context, batch)
-    metrics = measure(records, ["missing_user_id"])
-    decision = validate.decide(context, batch, 3, metrics, BatchStates({}, set(), {}), accepted=False)
+    ids = dictionaries.look_up(context, records.filter(F.col("verdict") == "accepted"))
+    metrics = measure(records, ["missing_user_id"], ids)
+    decision = validate.decide(context, batch, 3, metrics, BatchStates(), accepted=False)
     if killed_after == "new_ids":
         validate.write_records(context, batch, records, decision, validate.JobResult())
-        accepted = records.filter(F.col("verdict") == "accepted")
-        assert dictionaries.extend(context, accepted) == {"new_users": 2, "new_items": 2}
+        assert dictionaries.extend(context, ids) == {"new_users": 2, "new_items": 2}
     elif killed_after != "decision":
         spared = {"quarantine"} if killed_after == "interactions" else {"interactions"}
         with pytest.raises(FactorlakeError, match="holds 0 rows"):
@@ -147,6 +147,9 @@ def test_run_killed_between_its_writes_is_finished_by_the_next(
     assert indexes(context, "users") == [("u1", 0), ("u2", 1)]
     assert indexes(context, "items") == [("i1", 0), ("i2", 1)]
     assert validate.run(context).exit_code == 99
+    # One row for each figure of the batch, however often the run was tried.
+    table = delta_io.read(spark, context.lake.shared("validation_results"))
+    assert table.groupBy("batch", "kind", "rule").count().where("count > 1").collect() == []
 
 
 @spark_only
@@ -155,8 +158,8 @@ def test_a_write_of_other_rows_than_were_counted_is_told(spark: SparkSession, la
     context = context_at(spark, lake_root, tmp_path / "log")
     (batch,) = ingest.run(context).details["batches"]
     records = validate.records_with_verdicts(context, batch)
-    metrics = measure(records, [])
-    decision = validate.decide(context, batch, 2, metrics, BatchStates({}, set(), {}), accepted=False)
+    metrics = measure(records, [], dictionaries.look_up(context, records.filter(F.col("verdict") == "accepted")))
+    decision = validate.decide(context, batch, 2, metrics, BatchStates(), accepted=False)
     lost = records.filter(F.col("user_id") == "u1")
     with pytest.raises(FactorlakeError, match=r"interactions holds 1 rows of batch .*, but 2 were accepted"):
         validate.write_records(context, batch, lost, decision, validate.JobResult())
@@ -175,7 +178,8 @@ def test_a_batch_that_was_decided_upon_is_written_before_another_takes_its_recor
     write_csv(tmp_path / "log" / "mended.csv", *events(1, 2, 3))
     (mended,) = ingest.run(strict).details["batches"]
     records = validate.records_with_verdicts(strict, mended)
-    metrics = measure(records, ["missing_user_id"])
+    ids = dictionaries.look_up(strict, records.filter(F.col("verdict") == "accepted"))
+    metrics = measure(records, ["missing_user_id"], ids)
     decision = validate.decide(strict, mended, 3, metrics, BatchStates.read(strict), accepted=False)
     assert decision.passed
     result = validate.run(strict, accept=refused)

@@ -13,6 +13,7 @@ from factorlake.reporting.content import (
     Batch,
     CalibrationCurve,
     Expectation,
+    HistoryCheck,
     MetricRow,
     PlantedShare,
     Publication,
@@ -146,6 +147,11 @@ def make_report() -> RunReport:
         ),
         settings=Settings(root=".demo/lake").model_dump(mode="json", by_alias=True),
         batches=(Batch("b-4f0c1d22", 56_120, 52_804, 2_506, 810, 0, REASONS),),
+        history=(
+            HistoryCheck("b-4f0c1d22", "duplicates", True, "warn", "duplicates: share of duplicates 1.44%"),
+            HistoryCheck("b-4f0c1d22", "late", False, "warn", "late: share of events more than a day old 9.10%"),
+            HistoryCheck("b-4f0c1d22", "volume", False, "refuse", "volume: records without duplicates 12"),
+        ),
         expectations=(
             Expectation("expect_column_values_to_not_be_null(user_id)", True, 0),
             Expectation("expect_column_values_to_be_between(value)", True, 0),

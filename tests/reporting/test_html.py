@@ -13,6 +13,7 @@ import pytest
 from factorlake.reporting.content import (
     Batch,
     Expectation,
+    HistoryCheck,
     MetricRow,
     Publication,
     RunReport,
@@ -269,6 +270,7 @@ def test_page_stays_under_two_megabytes_however_much_it_is_given(mark: str) -> N
         stages=tuple(Stage(name, 1.0) for _ in range(500)),
         settings={f"{at}{name}": name for at in range(500)},
         batches=tuple(Batch(f"{at}{name}", 2, 1, 1, 0, 0, {f"{at}{name}": 1}, True, name) for at in range(500)),
+        history=tuple(HistoryCheck(name, name, False, "warn", name) for _ in range(500)),
         expectations=tuple(Expectation(name, True) for _ in range(500)),
         trace=tuple(TraceRow(at, "user", "before", 1.0 / at, 1.0, 1.0, 0.1) for at in range(1, 2000)),
         evaluation=tuple(MetricRow("time", "model", f"metric{at}@{at}", 0.5, 0.4, 0.6) for at in range(200)),
@@ -278,6 +280,15 @@ def test_page_stays_under_two_megabytes_however_much_it_is_given(mark: str) -> N
     )
     size = len(render_html(report).encode("utf-8"))
     assert size < 2_000_000
+
+
+def test_what_is_out_of_line_with_the_history_is_shown_and_the_rest_is_counted(report: RunReport) -> None:
+    texts = " ".join(Page(render_html(report)).texts)
+    assert "3 figures of the latest batches, beside those of the batches before. 2 out of line." in texts
+    assert "late: share of events more than a day old 9.10%" in texts
+    assert "volume: records without duplicates 12" in texts
+    assert "share of duplicates 1.44%" not in texts
+    assert "1 did not run" in texts
 
 
 def test_report_of_a_run_that_reached_nothing_is_still_a_page() -> None:

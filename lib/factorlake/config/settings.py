@@ -37,6 +37,22 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ColumnNames = Annotated[list[str], Field(min_length=1)]
 
 
+HistoryAction = Literal["off", "warn", "refuse"]
+HistoryCheck = Literal[
+    "volume",
+    "duplicates",
+    "quarantined_share",
+    "null_share",
+    "new_users",
+    "new_items",
+    "user_peak",
+    "item_peak",
+    "values",
+    "advance",
+    "late",
+]
+
+
 class Section(BaseModel):
     """A frozen group of settings that refuses names it does not know."""
 
@@ -172,14 +188,30 @@ class GateSettings(Section):
     min_rows: int = Field(default=1, ge=0)
     """A batch with fewer input rows is refused."""
     history: bool = True
-    """Also refuse a batch whose quarantined share is out of line with the log's own history (robust z over past
-    batches)."""
+    """Also compare a batch with the log's own history (robust z over past batches): warn of figures that are out of
+    line, refuse a quarantined share that is."""
     history_runs: int = Field(default=7, ge=3)
     """Fewest past batches before the history has a say."""
+    history_window: int = Field(default=70, ge=3)
+    """Past batches that are compared with, the latest."""
     history_z: Positive = 6.0
-    """Robust z (distance from the median over 1.4826 times the median absolute deviation) from which it refuses."""
+    """Robust z (distance from the median over 1.4826 times the median absolute deviation) from which a figure is out of
+    line."""
     history_floor: Share = 0.05
-    """Least distance from the median share that counts as out of line, however steady the past."""
+    """Least distance from the median quarantined share that counts as out of line, however steady the past."""
+    history_checks: dict[HistoryCheck, HistoryAction] = {}
+    """Checks that are to do something else than by default: off, warn or refuse. By default quarantined_share refuses
+    and all others warn."""
+    history_floors: dict[HistoryCheck, NotNegative] = {}
+    """Checks with another least distance from the median than their default."""
+    history_zs: dict[HistoryCheck, Positive] = {}
+    """Checks with another robust z than `history_z`."""
+
+    @model_validator(mode="after")
+    def _window_holds_enough(self) -> GateSettings:
+        if self.history_window < self.history_runs:
+            raise ValueError("`history_window` is less than `history_runs`: the history would never have a say")
+        return self
 
 
 class ValidateSettings(Section):

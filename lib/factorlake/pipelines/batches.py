@@ -2,12 +2,13 @@
 
 A batch has up to three kinds of gate rows: `gate` (the decision; a batch that was refused and accepted later
 has two), and `written` once its records are in interactions and quarantine. A batch that passed but is not
-written was killed halfway.
+written was killed halfway. The decision, the batch's figures, its state and what the history says of it are one commit.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from factorlake.pipelines.context import Context
+from factorlake.quality.anomalies import Finding
 from factorlake.quality.metrics import COUNTS, BatchMetrics
+from factorlake.quality.states import BatchState
 from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
 
-GATE, WRITTEN, SHARE = "gate", "written", "quarantined_share"
+GATE, WRITTEN, SHARE, STATE = "gate", "written", "quarantined_share", "state"
 TABLE = "validation_results"
 
 
@@ -38,35 +41,47 @@ class Decision:
 
 @dataclass
 class BatchStates:
-    """Decisions by batch, the batches that are written, and the quarantined share of each of those."""
+    """Decisions by batch, the batches that are written, in that order, and the states that were read or measured."""
 
-    decisions: dict[str, Decision]
-    written: set[str]
-    shares: dict[str, float]
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
+    states: dict[str, BatchState] = field(default_factory=dict)
 
     @staticmethod
     def read(context: Context) -> BatchStates:
         frame = delta_io.read_or_empty(context.spark, context.lake.shared(TABLE), SCHEMAS[TABLE])
-        wanted = (F.col("kind") == "gate") | F.col("rule").isin(*COUNTS, SHARE)
+        wanted = (F.col("kind") == "gate") | ((F.col("kind") == "count") & F.col("rule").isin(*COUNTS))
         rows = frame.filter(wanted).select(
             "batch", "rule", "kind", "value", "success", "detail", F.unix_micros("recorded_at").alias("us")
         )
-        states = BatchStates({}, set(), {})
+        found = BatchStates()
         # A decision and its counts are written together: at one time, the decision first.
         for row in sorted(rows.collect(), key=lambda row: (row["us"], row["rule"] != GATE)):
             if row["kind"] == "gate" and row["rule"] == WRITTEN:
-                states.written.add(row["batch"])
+                if row["batch"] not in found.written:
+                    found.written.append(row["batch"])
             elif row["kind"] == "gate":
-                states.decisions[row["batch"]] = Decision(bool(row["success"]), json.loads(row["detail"] or "{}"))
-            elif row["rule"] == SHARE:
-                states.shares[row["batch"]] = row["value"]
-            elif row["batch"] in states.decisions:
-                states.decisions[row["batch"]].counts[row["rule"]] = int(row["value"])
-        return states
+                found.decisions[row["batch"]] = Decision(bool(row["success"]), json.loads(row["detail"] or "{}"))
+            elif row["batch"] in found.decisions:
+                found.decisions[row["batch"]].counts[row["rule"]] = int(row["value"])
+        return found
 
-    def history(self, batch: str) -> list[float]:
-        """Quarantined shares of the other batches that went in."""
-        return [share for other, share in self.shares.items() if other in self.written and other != batch]
+    def history(self, context: Context, batch: str) -> list[BatchState]:
+        """States of the other batches that went in, oldest first: the last `history_window`, none where they are fewer
+        than the gate compares with. Of a batch that was validated before states were kept, its counts alone."""
+        gate = context.settings.validation.gate
+        others = [other for other in self.written if other != batch][-gate.history_window :]
+        if not gate.history or len(others) < gate.history_runs:
+            return []
+        missing = [other for other in others if other not in self.states]
+        if missing:
+            frame = delta_io.read_or_empty(context.spark, context.lake.shared(TABLE), SCHEMAS[TABLE])
+            kept = frame.filter((F.col("kind") == STATE) & F.col("batch").isin(missing))
+            for row in kept.orderBy("recorded_at").select("batch", "detail").collect():
+                self.states[row["batch"]] = BatchState.from_json(row["detail"])
+            for other in missing:
+                self.states.setdefault(other, BatchState(self.decisions[other].counts))
+        return [self.states[other] for other in others]
 
     def refused(self) -> list[str]:
         """Batches that were refused and not accepted since, by name."""
@@ -78,17 +93,39 @@ class BatchStates:
         return decision if decision is not None and decision.passed and batch not in self.written else None
 
 
-def record_decision(context: Context, batch: str, metrics: BatchMetrics, decision: Decision) -> None:
-    """Append a batch's figures and the decision on it, in one commit."""
+def record_decision(
+    context: Context, batch: str, metrics: BatchMetrics, decision: Decision, findings: Sequence[Finding]
+) -> None:
+    """Append a batch's figures, its state, what the history says of it and the decision on it, in one commit."""
     rows: list[dict[str, Any]] = [
         {"rule": GATE, "kind": "gate", "value": float(decision.passed), "success": decision.passed}
     ]
     rows[0]["detail"] = json.dumps(decision.detail, sort_keys=True)
     rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.counts.items()]
-    rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.reasons.items()]
-    rows.append({"rule": SHARE, "kind": "share", "value": metrics.quarantined_share})
+    rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.state.reasons.items()]
+    rows.append({"rule": SHARE, "kind": "share", "value": metrics.state.quarantined_share})
     rows += [
         {"rule": f"null_share_{name}", "kind": "share", "value": share} for name, share in metrics.null_shares.items()
+    ]
+    rows.append({"rule": STATE, "kind": STATE, "detail": metrics.state.to_json()})
+    rows += [
+        {
+            "rule": found.name,
+            "kind": "history",
+            "value": found.value,
+            "success": found.passed,
+            "detail": json.dumps(
+                {
+                    "action": found.action,
+                    "limit": found.limit,
+                    "median": found.median,
+                    "n_history": found.n_history,
+                    "sentence": found.sentence(),
+                },
+                sort_keys=True,
+            ),
+        }
+        for found in findings
     ]
     record(context, batch, rows)
 

@@ -27,6 +27,7 @@ from factorlake.reporting.content import (
     Batch,
     CalibrationCurve,
     Expectation,
+    HistoryCheck,
     MetricRow,
     Publication,
     RunReport,
@@ -79,7 +80,7 @@ def build_report(context: Context, result: JobResult, stages: list[Stage]) -> Ru
     row = registry.model(spark, lake, version) if version else None
     scored = row is not None and row["state"] in ("scored", "published", "refused")
     lists = delta_io.read(spark, lake.candidate(version, "lists")) if scored and version else None
-    batches, expectations = _validation(context)
+    batches, history, expectations = _validation(context)
     publication = registry.publication(spark, lake, settings.publish.slot)
     judged = _latest_evaluation(context, version)
     return RunReport(
@@ -95,6 +96,7 @@ def build_report(context: Context, result: JobResult, stages: list[Stage]) -> Ru
         stages=tuple(stages),
         settings=settings.model_dump(by_alias=True, mode="json"),
         batches=batches,
+        history=history,
         expectations=expectations,
         trace=_of_model(
             context, "training_trace", version, TraceRow, ["epoch", F.col("state") == "final", F.desc("side")]
@@ -113,16 +115,16 @@ def build_report(context: Context, result: JobResult, stages: list[Stage]) -> Ru
     )
 
 
-def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation, ...]]:
+def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[HistoryCheck, ...], tuple[Expectation, ...]]:
     path = context.lake.shared("validation_results")
     if not delta_io.exists(context.spark, path):
-        return (), ()
-    rows = delta_io.read(context.spark, path).orderBy("recorded_at").collect()
+        return (), (), ()
+    rows = delta_io.read(context.spark, path).where("kind != 'state'").orderBy("recorded_at").collect()
     latest: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         # A batch that was refused and accepted later is told as it ended.
         latest.setdefault(row["batch"], {})[row["kind"], row["rule"]] = row
-    batches, expectations = [], []
+    batches, history, expectations = [], [], []
     late = set(list(latest)[-EXPECTED_BATCHES:])
     for batch, figures in latest.items():
         counts = {rule: int(row["value"]) for (kind, rule), row in figures.items() if kind == "count"}
@@ -147,12 +149,16 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[Expectation,
                 gate_reason=detail.get("reason") or "",
             )
         )
+        for (kind, rule), row in figures.items():
+            if kind == "history" and batch in late and row["recorded_at"] == decided:
+                told = json.loads(row["detail"])
+                history.append(HistoryCheck(batch, rule, row["success"], told["action"], told["sentence"]))
         expectations += [
             Expectation(rule, row["success"], row["value"], batch)
             for (kind, rule), row in figures.items()
             if kind == "expectation" and batch in late
         ]
-    return tuple(batches), tuple(expectations)
+    return tuple(batches), tuple(history), tuple(expectations)
 
 
 def _spectrum(row: Row | None) -> Spectrum | None:

@@ -42,6 +42,7 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
     chosen = names[names.index(first) : names.index(last) + 1]
     combined = JobResult(NOTHING_TO_DO, "nothing to do: no new events")
     stages: list[Stage] = []
+    warnings: list[str] = []
     if context.settings.demo is not None and "ingest" in chosen:
         context.progress("log: writing the embedded log")
         prepare_demo_log(context.settings)
@@ -58,6 +59,7 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         stages.append(Stage(name, time.perf_counter() - began, result.reason))
         combined.counts |= {f"{name}.{key}": value for key, value in result.counts.items()}
         combined.versions |= result.versions
+        warnings += result.details.get("warnings", [])
         combined.model_version = result.model_version or combined.model_version
         if name == "publish" and result.exit_code == combined.exit_code == NOTHING_TO_DO:
             combined.reason = f"nothing to do: {result.reason}"
@@ -66,6 +68,9 @@ def run(context: Context, first: str = "ingest", last: str = "publish") -> JobRe
         elif result.exit_code != NOTHING_TO_DO:
             combined.exit_code, combined.reason = result.exit_code, f"{name}: {result.reason}"
             break
+    combined.details["warnings"] = warnings
+    if warnings and combined.exit_code == DONE:
+        combined.reason = f"done, with warnings: {'; '.join(warnings)}"
     combined.details["stages"] = {s.name: round(s.seconds, 2) for s in stages}
     try:
         combined.details["report"], combined.details["summary"] = write_report(context, combined, stages)

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from factorlake.background import import_beside
 from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError, FactorlakeError
-from factorlake.pipelines import batches as state
+from factorlake.pipelines import batches as progress
 from factorlake.pipelines import dictionaries
 from factorlake.pipelines.batches import BatchStates, Decision
 from factorlake.pipelines.context import Context, JobResult
@@ -33,6 +33,7 @@ from factorlake.spark.compat import keep, release
 from factorlake.tables import delta_io
 from factorlake.tables.delta_io import Commit
 from factorlake.tables.schemas import SCHEMAS
+from factorlake.times import from_micros
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def run(context: Context, accept: str | None = None) -> JobResult:
     if not ingested:
         raise DataRefusedError("nothing was ingested yet: run `factorlake ingest` first")
     states = BatchStates.read(context)
-    result = JobResult(counts=dict.fromkeys((*ACCOUNTED, "new_users", "new_items"), 0))
-    refusals = []
+    result = JobResult(counts=dict.fromkeys((*ACCOUNTED, "new_users", "new_items", "warnings"), 0))
+    refusals, warnings = [], []
     waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
     if waiting and settings.validation.expectations:
         # What `run_suite` will need; an import that fails is told there.
@@ -69,8 +70,13 @@ def run(context: Context, accept: str | None = None) -> JobResult:
         decision = _settle(context, batch, ingested[batch], states, result, accepted=batch == accept)
         if not decision.passed:
             refusals.append(_refusal(batch, decision))
+        warnings += [f"batch {batch}: {told}" for told in decision.detail.get("warnings", [])]
     result.details["batches"] = waiting
     result.details["refused"] = states.refused()
+    result.details["warnings"] = warnings
+    result.counts["warnings"] = len(warnings)
+    if warnings:
+        result.reason = f"done, with warnings: {'; '.join(warnings)}"
     if refusals:
         result.exit_code, result.reason = DataRefusedError.exit_code, " ".join(refusals)
     elif not waiting:
@@ -116,6 +122,7 @@ def _settle(
 ) -> Decision:
     """Decide on one batch and, if it passes, write its records. Adds its figures to ``result``."""
     records = keep(records_with_verdicts(context, batch))
+    ids = dictionaries.look_up(context, records.filter(F.col("verdict") == ACCEPTED))
     try:
         decision = states.unfinished(batch)
         written = _written_tables(context, batch) if decision is not None else set()
@@ -126,16 +133,18 @@ def _settle(
                 "settings of that run (the runs table keeps them), then with the new ones"
             )
         if decision is None or decision.rules != _rules(context):
-            decision = decide(context, batch, n_input, measure(records, _reasons(context)), states, accepted)
+            metrics = measure(records, reason_names(context.settings.validation), ids)
+            decision = decide(context, batch, n_input, metrics, states, accepted)
         if decision.passed:
             write_records(context, batch, records, decision, result, written)
-            new_ids = dictionaries.extend(context, records.filter(F.col("verdict") == ACCEPTED))
+            new_ids = dictionaries.extend(context, ids)
             close_batch(context, batch, decision)
-            states.written.add(batch)
+            states.written.append(batch)
             for name, count in ({name: decision.counts[name] for name in ACCOUNTED} | new_ids).items():
                 result.counts[name] += count
     finally:
-        release(records)
+        for frame in (*ids.values(), records):
+            release(frame)
     return decision
 
 
@@ -145,7 +154,8 @@ def records_with_verdicts(context: Context, batch: str) -> DataFrame:
     The tables that the batch is written to are pinned, so that the verdicts, once cached, outlive the writing.
     """
     settings = context.settings
-    raw = delta_io.read_or_empty(context.spark, context.lake.shared("raw_events"), SCHEMAS["raw_events"])
+    table = delta_io.read(context.spark, context.lake.shared("raw_events"))
+    raw = delta_io.with_columns_of(table, SCHEMAS["raw_events"])
     interactions = _of_others(context, "interactions", batch)
     known = interactions.select("event_id").unionByName(_of_others(context, "quarantine", batch).select("event_id"))
     judged = judge_rows(raw.filter(F.col("batch") == batch), settings.events, settings.validation)
@@ -155,16 +165,11 @@ def records_with_verdicts(context: Context, batch: str) -> DataFrame:
 def decide(
     context: Context, batch: str, n_input: int, metrics: BatchMetrics, states: BatchStates, accepted: bool
 ) -> Decision:
-    """Check the accounting, ask the gate unless a person ``accepted`` the batch, and record the decision."""
-    counts = metrics.counts
+    """Check the accounting, ask the gate, whose refusal a person may have overruled (``accepted``), and record the
+    decision."""
+    counts, state = metrics.counts, metrics.state
     check_accounting(batch, n_input, counts)
-    verdict = judge_batch(
-        counts["rows"],
-        counts["quarantined"],
-        counts["accepted"] + counts["superseded"],
-        states.history(batch),
-        context.settings.validation.gate,
-    )
+    verdict = judge_batch(state, states.history(context, batch), context.settings.validation.gate)
     decision = Decision(
         verdict.passed or accepted,
         {
@@ -173,15 +178,18 @@ def decide(
             "rules_hash": _rules(context),
             "settings": gate_hash(context),
             "top_reasons": metrics.top_reasons(),
-            "first_event": metrics.first_event.isoformat() if metrics.first_event else None,
-            "last_event": metrics.last_event.isoformat() if metrics.last_event else None,
+            "warnings": verdict.warnings,
+            "first_event": _iso(state.first_event),
+            "last_event": _iso(state.last_event),
         },
         counts,
     )
-    state.record_decision(context, batch, metrics, decision)
+    progress.record_decision(context, batch, metrics, decision, verdict.findings)
     states.decisions[batch] = decision
-    states.shares[batch] = metrics.quarantined_share
+    states.states[batch] = state
     log.info("batch=%s passed=%s %s", batch, decision.passed, " ".join(f"{k}={v}" for k, v in counts.items()))
+    for told in verdict.warnings:
+        log.warning("batch=%s is out of line with the history: %s", batch, told)
     return decision
 
 
@@ -230,14 +238,14 @@ def close_batch(context: Context, batch: str, decision: Decision) -> None:
         {
             "rule": finding.rule,
             "kind": "expectation",
-            "value": None if finding.success is None else float(finding.success),
+            "value": None if finding.broken is None else float(finding.broken),
             "success": finding.success,
             "detail": finding.detail,
         }
         for finding in _expect(context, batch, decision)
     ]
-    rows.append({"rule": state.WRITTEN, "kind": "gate", "value": 1.0, "success": True})
-    state.record(context, batch, rows)
+    rows.append({"rule": progress.WRITTEN, "kind": "gate", "value": 1.0, "success": True})
+    progress.record(context, batch, rows)
 
 
 def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
@@ -304,8 +312,8 @@ def _of_others(context: Context, table: str, batch: str) -> DataFrame:
     return _of(context, table, pinned=True).filter(F.col("batch") != batch)
 
 
-def _reasons(context: Context) -> list[str]:
-    return reason_names(context.settings.validation)
+def _iso(micros: int | None) -> str | None:
+    return None if micros is None else from_micros(micros).isoformat()
 
 
 def _refusal(batch: str, decision: Decision) -> str:

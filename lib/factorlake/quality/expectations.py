@@ -20,6 +20,8 @@ from factorlake.errors import ConfigError
 log = logging.getLogger(__name__)
 
 DID_NOT_RUN = "great_expectations"
+# Counts without an example of a row. Data docs show whatever a result holds, so theirs hold booleans alone.
+COUNTS_ONLY = {"result_format": "BASIC", "partial_unexpected_count": 0}
 MAX_SUITE_BYTES = 1 << 20
 NAME = "interactions"
 
@@ -27,11 +29,12 @@ NAME = "interactions"
 @dataclass(frozen=True)
 class Finding:
     """One expectation's outcome; ``rule`` tells its type and column. ``success`` is None when it did not
-    run."""
+    run. ``broken``: rows that broke it; None where it counts no rows, and with data docs."""
 
     rule: str
     success: bool | None
     detail: str | None = None
+    broken: int | None = None
 
 
 def read_suite(name: str, conf_dir: str) -> list[dict[str, Any]]:
@@ -92,7 +95,7 @@ def _run(rows: DataFrame, suite: list[dict[str, Any]], docs_folder: str | None) 
     definition = context.validation_definitions.add(gx.ValidationDefinition(name=NAME, data=whole, suite=expectations))
     parameters = {"dataframe": rows}
     if docs_folder is None:
-        result = definition.run(batch_parameters=parameters, result_format="BOOLEAN_ONLY")
+        result = definition.run(batch_parameters=parameters, result_format=COUNTS_ONLY)
     else:
         context.add_data_docs_site(
             site_name=NAME,
@@ -120,4 +123,5 @@ def _finding(result: Any) -> Finding:
     failure = (result.exception_info or {}).get("raised_exception")
     if failure or (result.exception_info and "raised_exception" not in result.exception_info):
         return Finding(rule, None, "did not run: it raised an exception")
-    return Finding(rule, bool(result.success))
+    broken = (result.result or {}).get("unexpected_count")
+    return Finding(rule, bool(result.success), broken=None if broken is None else int(broken))

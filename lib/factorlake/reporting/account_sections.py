@@ -1,4 +1,4 @@
-"""What happened to the records: row accounting, quarantine, gate and expectations, as page sections."""
+"""What happened to the records: row accounting, quarantine, gate, history and expectations, as page sections."""
 
 from __future__ import annotations
 
@@ -98,6 +98,26 @@ def _batches(report: RunReport) -> Html:
     return table("Batches and what the gate said", heads, lines, numeric=range(1, 6), limit=40)
 
 
+def history(report: RunReport) -> Html:
+    """What is out of line with the log's own history, latest batch first."""
+    if not report.history:
+        return Html("")
+    odd = [check for check in report.history[::-1] if not check.passed]
+    lead = f"{plural(len(report.history), 'figure')} of the latest batches, beside those of the batches before. "
+    lead += f"{count(len(odd))} out of line." if odd else "None is out of line."
+    lines = [
+        (
+            tag("code", printable(check.batch, 40)),
+            tag("code", printable(check.name, 60)),
+            tag("span", "refused" if check.action == "refuse" else "warning", class_="no"),
+            printable(check.sentence, 300),
+        )
+        for check in odd
+    ]
+    table_of = table("What is out of line", ("batch", "check", "what came of it", "figure"), lines, limit=40)
+    return section("Beside the log's own history", lead, table_of if lines else None)
+
+
 def expectations(report: RunReport) -> Html:
     """Great Expectations results."""
     if not report.expectations:
@@ -111,9 +131,11 @@ def expectations(report: RunReport) -> Html:
         for check in sorted(report.expectations, key=lambda check: (check.success is True, check.success is None))
     ]
     passed = sum(check.success is True for check in report.expectations)
+    absent = sum(check.success is None for check in report.expectations)
+    missed = f" {count(absent)} did not run." if absent else ""
     return section(
         "Expectations on the accepted records",
-        f"{count(passed)} of {count(len(lines))} passed. They inform; the gate decides.",
+        f"{count(passed)} of {count(len(lines))} passed.{missed} They inform; the gate decides.",
         table(
             "Great Expectations results",
             ("expectation", "result", "rows that broke it"),

@@ -92,6 +92,17 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class HistoryCheck:
+    """What one check said of one batch beside the log's own history. ``sentence`` tells it in words."""
+
+    batch: str
+    name: str
+    passed: bool
+    action: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class TraceRow:
     """One half step, as in training_trace. ``state``: the loss is that before it, after it, or final."""
 
@@ -281,6 +292,7 @@ class RunReport:
     stages: tuple[Stage, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
+    history: tuple[HistoryCheck, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     trace: tuple[TraceRow, ...] = ()
     spectrum: Spectrum | None = None

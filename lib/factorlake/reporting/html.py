@@ -27,6 +27,7 @@ SECTIONS: tuple[Callable[[RunReport], Html], ...] = (
     decomposition_sections.decomposition,
     search_sections.search,
     account_sections.rows,
+    account_sections.history,
     account_sections.expectations,
     model_sections.training,
     model_sections.spectrum,

@@ -21,6 +21,7 @@ from factorlake.reporting.text import ABSENT, count, figure, plural, printable, 
 SHOWN_USERS = 5
 SHOWN_ITEMS = 5
 SHOWN_REASONS = 8
+SHOWN_WARNINGS = 8
 SHOWN_TRACE = 6
 SHOWN_METRICS = 10
 SHOWN_NAMES = 6
@@ -119,6 +120,10 @@ def _accounting(report: RunReport) -> RenderableType | None:
     told = [
         Text(f"batch {printable(batch.batch)} refused: {printable(batch.gate_reason, 300)}", style="red")
         for batch in refused
+    ]
+    told += [
+        Text(f"batch {printable(check.batch)} is out of line: {printable(check.sentence, 300)}", style="yellow")
+        for check in [check for check in report.history if not check.passed][-SHOWN_WARNINGS:]
     ]
     return Group(equation, *told, *([reasons] if account.reasons else []))
 
@@ -226,6 +231,7 @@ def to_json(report: RunReport) -> str:
         "seconds": {stage.name: stage.seconds for stage in report.stages},
         "accounting": asdict(report.accounting),
         "batches": [asdict(batch) for batch in report.batches],
+        "history": [asdict(check) for check in report.history],
         "expectations": [asdict(check) for check in report.expectations],
         "trace": [asdict(row) for row in report.trace],
         "spectrum": asdict(report.spectrum) if report.spectrum else None,
