@@ -612,6 +612,8 @@ class PublishSettings(Section):
     """Slot to publish into."""
     gate: bool = True
     """Refuse a candidate that is worse than the published model (see evaluate.margin)."""
+    keep_sets: int = Field(default=5, ge=1)
+    """How many publications a slot can go back to."""
 
     @field_validator("slot")
     @classmethod

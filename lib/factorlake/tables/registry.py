@@ -44,6 +44,29 @@ def trained_models(spark: SparkSession, lake: Lake) -> list[Row]:
     return _in_utc(trained.select("model_version", "as_of", "fingerprint").collect())
 
 
+def publications(spark: SparkSession, lake: Lake, slot: str) -> list[Row]:
+    """Return every publication of a slot, the newest first; its ``run_id`` names a publication."""
+    frame = delta_io.read_or_empty(spark, lake.own("publications"), SCHEMAS["publications"])
+    return _in_utc(frame.where(F.col("slot") == slot).orderBy(F.col("published_at").desc()).collect())
+
+
+def published_set(publication: Row) -> str:
+    """Return what names the rows that a publication made live: itself, or the publication that it brought back."""
+    return str(publication["restores"] or publication["run_id"])
+
+
+def kept_publications(spark: SparkSession, lake: Lake, slot: str, keep_sets: int) -> list[Row]:
+    """Return the publications of a slot whose versions must stay readable, newest first: the live one and the
+    ``keep_sets`` before it that a rollback can go back to.
+
+    Publications that made the same rows live (a rollback, and what it brought back) count once, by the newest of them.
+    """
+    newest: dict[str, Row] = {}
+    for row in publications(spark, lake, slot):
+        newest.setdefault(published_set(row), row)
+    return list(newest.values())[: keep_sets + 1]
+
+
 def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None = None) -> Row | None:
     """Return the latest publication of a slot, or of one model in it; None when there was none."""
     wanted = F.col("slot") == slot
