@@ -30,6 +30,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Set one value: sec
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and tell what would be done.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved settings as JSON and end.")]
 Json = Annotated[bool, typer.Option("--json", help="Print nothing but the result line.")]
+Slot = Annotated[str | None, typer.Option("--slot", help="As publish.slot.")]
 Model = Annotated[str | None, typer.Option("--model", help="Model version; by default that of these settings.")]
 
 
@@ -147,6 +148,10 @@ def _one_blas_thread() -> None:
     """Threads come from blocks; a BLAS that starts its own beside them slows both down."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+def _in_slot(overrides: list[str] | None, slot: str | None) -> list[str]:
+    return [*(overrides or ()), *([] if slot is None else [f"publish.slot={json.dumps(slot)}"])]
 
 
 def _plain(verb: str, text: str) -> None:
@@ -267,6 +272,23 @@ def publish(
 
 
 @app.command()
+def rollback(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    slot: Slot = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="Publication (run id) or model; by default the one before what is live."),
+    ] = None,
+) -> None:
+    """Bring back what an earlier publication made live, each table in one commit."""
+    raise typer.Exit(_job("rollback", config, _in_slot(overrides, slot), dry_run, print_config, quiet, to=to))
+
+
+@app.command()
 def maintain(
     config: Config = None,
     overrides: Set = None,
@@ -359,16 +381,31 @@ def _without_run(name: str, text: str) -> None:
         overrides: Set = None,
         quiet: Json = False,
     ) -> None:
-        _configure_logging(quiet)
-        _one_blas_thread()
-        settings = load_settings(config or (), overrides or ())
-        module = __import__(f"factorlake.pipelines.{name}", fromlist=["show"])
-        raise typer.Exit(int(module.show(settings, as_json=quiet)))
+        raise typer.Exit(_show(name, config, overrides, quiet))
 
     command.__doc__ = text
     app.command(name)(command)
 
 
+def _show(name: str, config: list[str] | None, overrides: list[str] | None, quiet: bool) -> int:
+    _configure_logging(quiet)
+    _one_blas_thread()
+    settings = load_settings(config or (), overrides or ())
+    module = __import__(f"factorlake.pipelines.{name}", fromlist=["show"])
+    return int(module.show(settings, as_json=quiet))
+
+
 _without_run("doctor", "Check Java, jars, workers, write access and memory, with the line that mends each fault.")
 _without_run("status", "Show the last runs, models and publications.")
 _without_run("report", "Write the HTML report of the model trained last again.")
+
+
+@app.command()
+def history(
+    config: Config = None,
+    overrides: Set = None,
+    quiet: Json = False,
+    slot: Slot = None,
+) -> None:
+    """Show the publications of a slot, newest first: the first is live."""
+    raise typer.Exit(_show("history", config, _in_slot(overrides, slot), quiet))

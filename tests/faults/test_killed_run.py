@@ -8,16 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from factorlake.pipelines.jobs import execute
 from factorlake.tables import delta_io
-from factorlake.tables.delta_io import Commit
+from tests.faults.dying import Killed, die_after
 from tests.pipelines.demo_lake import CONF, DEMO, DemoRun, demo_settings, overrides, run_verb
 from tests.reference.contents import lake_contents, rows_of
 
@@ -57,10 +55,6 @@ MOMENTS = [
         )
     ),
 ]
-
-
-class Killed(BaseException):
-    """No error: nothing in the package may catch it."""
 
 
 def kill_run_at(moment: str | Path, root: Path, log: Path, scratch: Path) -> None:
@@ -121,21 +115,6 @@ def test_a_killed_run_started_again_leaves_what_an_undisturbed_run_leaves(
     assert line["exit_code"] == 0, line["reason"]
     assert lake_contents(root) == lake_contents(demo_run.root)
     assert folders_of(root) == folders_of(demo_run.root)
-
-
-def die_after(n_commits: int, write: Callable[..., Commit]) -> Callable[..., Commit]:
-    """Return a ``delta_io._write`` that does its work and ends the run right after the given commit."""
-    done = 0
-
-    def writes(*arguments: Any) -> Commit:
-        nonlocal done
-        commit = write(*arguments)
-        done += 1
-        if done == n_commits:
-            raise Killed
-        return commit
-
-    return writes
 
 
 def run_until(

@@ -47,7 +47,7 @@ class Maintained:
 
 
 def settings_of(root: Path, log: Path, *overrides: str) -> Settings:
-    return demo_settings(root, log, "demo=null", "maintain.keep_models=2", "maintain.keep_publications=2", *overrides)
+    return demo_settings(root, log, "demo=null", "maintain.keep_models=2", "publish.keep_sets=1", *overrides)
 
 
 def add_models(spark: SparkSession, root: Path, published: dict[str, str], trained: list[str]) -> str:
@@ -63,7 +63,8 @@ def add_models(spark: SparkSession, root: Path, published: dict[str, str], train
     live = registry.publication(spark, lake, "live")
     assert live is not None
     for version, slot in published.items():
-        told = {**live.asDict(), "model_version": version, "slot": slot, "published_at": registry.now()}
+        told = {**live.asDict(), "model_version": version, "slot": slot}
+        told |= {"published_at": registry.now(), "run_id": f"publish-{version}"}
         delta_io.append_rows(spark, [told], lake.own("publications"), SCHEMAS["publications"], run_id="test")
     back = {**live.asDict(), "published_at": registry.now()}
     delta_io.append_rows(spark, [back], lake.own("publications"), SCHEMAS["publications"], run_id="test")

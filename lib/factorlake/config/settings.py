@@ -653,6 +653,8 @@ class PublishSettings(Section):
     """Slot to publish into."""
     gate: bool = True
     """Refuse a candidate that is worse than the published model (see evaluate.margin)."""
+    keep_sets: int = Field(default=5, ge=1)
+    """How many publications a slot can go back to."""
 
     @field_validator("slot")
     @classmethod
@@ -669,9 +671,8 @@ class MaintainSettings(Section):
     """Files that the latest version of a table does without stay this long, and longer where a model or a publication
     that is kept is older. Less than 7 only by --force: readers may still hold them."""
     keep_models: int = Field(default=5, ge=1)
-    """Models trained last whose candidates stay."""
-    keep_publications: int = Field(default=5, ge=1)
-    """Publications that each slot can go back to, the live one among them: their tables and candidates stay."""
+    """Models trained last whose candidates stay, beside those that are live or that a slot can go back to
+    (publish.keep_sets)."""
 
 
 class SparkSettings(Section):

@@ -90,6 +90,13 @@ JOBS = {
             ("user_factors", "item_factors", "recommendations", "publications", "models"),
         ),
         Job(
+            "rollback",
+            "rollback_model",
+            "Bring back what an earlier publication made live.",
+            (),
+            ("user_factors", "item_factors", "recommendations", "publications", "models"),
+        ),
+        Job(
             "maintain",
             "maintain_tables",
             "Compact and vacuum tables, remove candidates that nobody can go back to.",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from pyspark.sql import Row
-
 from factorlake.config.settings import SHARED_TABLES
 from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context, JobResult
@@ -66,17 +64,16 @@ def run(context: Context, force: bool = False) -> JobResult:
 def _kept(context: Context, lake: Lake) -> tuple[set[str], datetime]:
     """Return the models of a recommender that stay, and the time from which on its versions of tables must be readable.
 
-    What stays are the last models that were trained, and those of the last publications of each slot.
+    What stays are the last models that were trained, and those that are live or that a slot can go back to.
     """
-    settings = context.settings.maintain
-    publications: dict[str, list[Row]] = {}
-    for row in registry.publications(context.spark, lake):
-        of_slot = publications.setdefault(row["slot"], [])
-        if len(of_slot) < settings.keep_publications:
-            of_slot.append(row)
-    published = [row for rows in publications.values() for row in rows]
-    trained = registry.trained_models(context.spark, lake)
-    kept = {row["model_version"] for row in [*published, *trained[: settings.keep_models]]}
+    spark, settings = context.spark, context.settings
+    published = [
+        row
+        for slot in registry.slots(spark, lake)
+        for row in registry.kept_publications(spark, lake, slot, settings.publish.keep_sets)
+    ]
+    trained = registry.trained_models(spark, lake)
+    kept = {row["model_version"] for row in [*published, *trained[: settings.maintain.keep_models]]}
     times = [row["published_at"] for row in published]
     times += [row["recorded_at"] for row in trained if row["model_version"] in kept]
     return kept, min(times, default=registry.now())
@@ -111,7 +108,7 @@ def _tables(context: Context, kept: set[str]) -> dict[str, bool]:
     spark, lake = context.spark, context.lake
     named = [(lake.shared(name), name) for name in SHARED_TABLES]
     named += [(lake.own(name), name) for name in RECOMMENDER_TABLES]
-    slots = {"live", *(row["slot"] for row in registry.publications(spark, lake))}
-    named += [(lake.published(name, slot), name) for slot in sorted(slots) for name in PUBLISHED_TABLES]
+    slots = registry.slots(spark, lake)
+    named += [(lake.published(name, slot), name) for slot in slots for name in PUBLISHED_TABLES]
     named += [(lake.candidate(version, name), name) for version in sorted(kept) for name in CANDIDATE_TABLES]
     return {path: SCHEMAS[name].grows for path, name in named if delta_io.exists(spark, path)}

@@ -46,7 +46,7 @@ def chosen_model(context: Context, version: str | None) -> Row:
         if row["state"] == registry.EXPIRED:
             raise ConfigError(
                 f"the candidate of model {version} was removed by `factorlake maintain`, which keeps the last "
-                "maintain.keep_models and those of maintain.keep_publications: train it again with its settings"
+                "maintain.keep_models and those that publish.keep_sets spares: train it again with its settings"
             )
         return row
     trained = registry.trained_models(context.spark, context.lake)

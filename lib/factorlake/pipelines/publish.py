@@ -9,20 +9,16 @@ from factorlake.errors import NOTHING_TO_DO, ConfigError, ModelRefusedError
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.evaluate import COMPARED, GAIN, judged_users
 from factorlake.pipelines.models import chosen_model
-from factorlake.pipelines.publishing import publish_table
+from factorlake.pipelines.publishing import KEYS, LISTS, publish_table, record_publication, record_published, stands
 from factorlake.tables import delta_io, registry
-from factorlake.tables.names import PUBLISHED_TABLES
 from factorlake.tables.schemas import SCHEMAS
-
-# Beside the published tables a publication names the version of the candidate's lists that it was made of.
-LISTS = "lists"
 
 
 def run(context: Context, model: str | None = None, force: bool = False, by_name: bool = True) -> JobResult:
     """Publish a scored candidate into the settings' slot.
 
     A model that was live there and has been replaced comes back only if a person names it (``model``, and ``by_name``
-    is not False): else the next run would undo a rollback.
+    is not False), and so do lists of the live model that a rollback took back: else the next run would undo it.
 
     Each table changes in one commit; the publications row with all their versions is written last, so a reader of
     several tables sees the old set or the new one. Killed in between and run again, the same rows are found
@@ -35,13 +31,14 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
     spark, lake, slot = context.spark, context.lake, context.settings.publish.slot
     row = chosen_model(context, model)
     version = row["model_version"]
-    live = registry.publication(spark, lake, slot)
-    is_live = live is not None and live["model_version"] == version
+    earlier = registry.publications(spark, lake, slot)
+    live = earlier[0] if earlier else None
     lists = delta_io.version(spark, lake.candidate(version, LISTS))
-    if live is not None and is_live and _stands(context, dict(live["versions"]), lists):
-        if row["state"] != "published":
-            # A run was killed after its publications row, before it could say so in models.
-            context.record_model({**row.asDict(), "state": "published"})
+    is_live = live is not None and live["model_version"] == version
+    # A publication of before the lists were noted is taken for one of these.
+    same_lists = live is not None and is_live and dict(live["versions"]).get(LISTS, lists) == lists
+    if live is not None and same_lists and stands(context, live):
+        record_published(context, row)
         return JobResult(
             NOTHING_TO_DO,
             f"model {version} is published already",
@@ -49,64 +46,61 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
             model_version=version,
         )
     named = force or (model is not None and by_name)
-    if live is not None and not is_live and not named and registry.publication(spark, lake, slot, version) is not None:
+    if live is not None and not same_lists and not named and _was_live(earlier, live, version, lists):
+        place = "with these lists and taken back" if is_live else f"before {live['model_version']} took its place"
         return JobResult(
             NOTHING_TO_DO,
-            f"model {version} was live before {live['model_version']} took its place; "
-            f"`factorlake publish --model {version}` brings it back",
+            f"model {version} was live {place}; `factorlake publish --model {version}` brings it back",
             model_version=version,
         )
     if row["state"] not in ("scored", "published", "refused"):
         raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")
     verdict = "live already; its tables are brought up to it" if is_live else _gate(context, row, live, force)
     context.progress(f"publishing {version} into {slot}: {verdict}")
-    versions, counts = {LISTS: lists}, {}
-    for table, frame, key in _tables(context, row):
+    versions = {LISTS: lists}
+    counts: dict[str, int] = {}
+    for table, frame in _tables(context, row).items():
         result = publish_table(
             context,
             frame.withColumn("model_version", F.lit(version)).withColumn("as_of", F.lit(row["as_of"])),
             lake.published(table, slot),
             SCHEMAS[table],
-            key,
+            KEYS[table],
         )
         versions[table] = result.version
-        counts[f"{table}_changed"] = result.changed
-        counts[f"{table}_unchanged"] = result.unchanged
-        counts[f"{table}_removed"] = result.removed
-    publication = {
-        "slot": slot,
-        "model_version": version,
-        "versions": versions,
-        "as_of": row["as_of"],
-        "lease": context.lease(),
-        "published_at": registry.now(),
-        "run_id": context.run_id,
-    }
-    context.append_rows([publication], lake.own("publications"), SCHEMAS["publications"])
+        counts |= result.counts(table)
+    record_publication(
+        context,
+        {
+            "model_version": version,
+            "versions": versions,
+            "as_of": row["as_of"],
+            "kind": "forced" if force else "publish",
+        },
+    )
     context.record_model({**row.asDict(), "state": "published"})
     return JobResult(reason=verdict, counts=counts, versions=versions, model_version=version)
 
 
-def _stands(context: Context, versions: dict[str, int], lists: int) -> bool:
-    """Whether the published tables are at the versions of the publication, and its lists those that the model has: a
-    run that was killed while it published another model has moved some tables on, or lists were made anew."""
-    lake, slot = context.lake, context.settings.publish.slot
-    return versions.get(LISTS, lists) == lists and all(
-        delta_io.version(context.spark, lake.published(name, slot)) == versions[name] for name in PUBLISHED_TABLES
-    )
+def _was_live(earlier: list[Row], live: Row, version: str, lists: int) -> bool:
+    """Whether a model has been live and was replaced; of the live model, whether these lists have."""
+    of_model = [row for row in earlier if row["model_version"] == version]
+    if version != live["model_version"]:
+        return bool(of_model)
+    return any(dict(row["versions"]).get(LISTS) == lists for row in of_model)
 
 
-def _tables(context: Context, row: Row) -> list[tuple[str, DataFrame, str]]:
+def _tables(context: Context, row: Row) -> dict[str, DataFrame]:
     spark, lake, version = context.spark, context.lake, row["model_version"]
     factors = delta_io.read(spark, lake.candidate(version, "factors"))
     lists = delta_io.with_columns_of(delta_io.read(spark, lake.candidate(version, "lists")), SCHEMAS["lists"])
     attributes = delta_io.read_or_empty(spark, lake.shared("item_attributes"), SCHEMAS["item_attributes"])
     names = attributes.select(F.col("id").alias("item_id"), F.col("name").alias("item_name"))
-    sides = [
-        (f"{side}_factors", factors.where(F.col("side") == side).withColumnRenamed("id", f"{side}_id"), f"{side}_id")
+    sides = {
+        f"{side}_factors": factors.where(F.col("side") == side).withColumnRenamed("id", f"{side}_id")
         for side in ("item", "user")
-    ]
-    return [*sides, ("recommendations", lists.join(names, on="item_id", how="left"), "user_id")]
+    }
+    return {**sides, "recommendations": lists.join(names, on="item_id", how="left")}
 
 
 def _gate(context: Context, row: Row, live: Row | None, force: bool) -> str:

@@ -1,17 +1,24 @@
-"""Publishing by content: what did not change keeps its row, each table changes in one commit."""
+"""Publishing by content: what did not change keeps its row, each table changes in one commit, and a row of
+publications says which versions belong together."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from factorlake.pipelines.context import Context
 from factorlake.spark.compat import keep, release
-from factorlake.tables import delta_io
-from factorlake.tables.schemas import TableSchema
+from factorlake.tables import delta_io, registry
+from factorlake.tables.schemas import SCHEMAS, TableSchema
 
+# What each published table is changed by, in the order in which they are changed.
+KEYS = {"item_factors": "item_id", "user_factors": "user_id", "recommendations": "user_id"}
+# Beside the published tables a publication names the version of the candidate's lists that it was made of.
+LISTS = "lists"
 STAMPS = ("model_version", "as_of")
 
 
@@ -24,16 +31,22 @@ class Published:
     unchanged: int
     removed: int
 
+    def counts(self, table: str) -> dict[str, int]:
+        """Return the counts as the result line has them."""
+        return {f"{table}_{fate}": getattr(self, fate) for fate in ("changed", "unchanged", "removed")}
 
-def publish_table(context: Context, new: DataFrame, path: str, schema: TableSchema, key: str) -> Published:
+
+def publish_table(
+    context: Context, new: DataFrame, path: str, schema: TableSchema, key: str, stamps: Collection[str] = STAMPS
+) -> Published:
     """Make ``new`` the contents of the table at ``path`` in one commit.
 
-    A key (a user, an item) whose rows are equal in all but model_version and as_of keeps the old rows. When no key
-    changed and none is gone, nothing is written and the version stays.
+    A key (a user, an item) whose rows are equal in all but the ``stamps`` keeps the old rows. When no key changed and
+    none is gone, nothing is written and the version stays.
     """
     spark = context.spark
     old = delta_io.read_or_empty(spark, path, schema)
-    content = [field.name for field in schema.fields if field.name not in (*STAMPS, key)]
+    content = [field.name for field in schema.fields if field.name not in (*stamps, key)]
 
     def digests(frame: DataFrame, name: str) -> DataFrame:
         rows = F.sort_array(F.collect_list(F.struct(*content)))
@@ -59,3 +72,28 @@ def publish_table(context: Context, new: DataFrame, path: str, schema: TableSche
     finally:
         release(fates)
     return Published(delta_io.version(spark, path), changed, unchanged, removed)
+
+
+def stands(context: Context, publication: Row) -> bool:
+    """Whether the slot's tables are at the versions of a publication: a run that was killed while it published another
+    has moved some of them on."""
+    lake, slot, versions = context.lake, context.settings.publish.slot, dict(publication["versions"])
+    return all(delta_io.version(context.spark, lake.published(name, slot)) == versions[name] for name in KEYS)
+
+
+def record_publication(context: Context, publication: dict[str, Any]) -> None:
+    """Append what makes the tables' new versions one set; written after all of them."""
+    said = {
+        "slot": context.settings.publish.slot,
+        "lease": context.lease(),
+        "published_at": registry.now(),
+        "run_id": context.run_id,
+    }
+    context.append_rows([publication | said], context.lake.own("publications"), SCHEMAS["publications"])
+
+
+def record_published(context: Context, row: Row | None) -> None:
+    """Say in models that a model is published, where its row does not yet: also after a run that was killed between
+    the two registers."""
+    if row is not None and row["state"] != "published":
+        context.record_model({**row.asDict(), "state": "published"})

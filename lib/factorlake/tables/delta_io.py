@@ -75,6 +75,22 @@ def read(spark: SparkSession, path: str, version: int | None = None) -> DataFram
     return latest if version is None else spark.read.format("delta").option("versionAsOf", version).load(path)
 
 
+def read_whole(spark: SparkSession, path: str, version: int, column: str, way_out: str) -> DataFrame:
+    """Return the table at ``version``, after a look at one column of every file of it. DataRefusedError, with the way
+    out, where the version or a file of it is gone: vacuumed, or cleaned from the log."""
+    try:
+        frame = read(spark, path, version)
+        # A hash, since counts and bounds are answered from the log without the files.
+        frame.agg(F.bit_xor(F.xxhash64(column))).collect()
+    except PySparkException as error:
+        if isinstance(error, AnalysisException) or "FILE_NOT_EXIST" in str(error):
+            raise DataRefusedError(
+                f"version {version} of the table at {path} can no longer be read, a vacuum took its files: {way_out}"
+            ) from error
+        raise
+    return frame
+
+
 def read_or_empty(spark: SparkSession, path: str, schema: TableSchema, *, pinned: bool = False) -> DataFrame:
     """Return the table at ``path``, or a frame of its schema without rows when it does not exist yet. Columns that an
     older table lacks are null.

@@ -51,13 +51,33 @@ def trained_models(spark: SparkSession, lake: Lake) -> list[Row]:
     return _in_utc(found.select("model_version", "trained.*").orderBy(F.col("recorded_at").desc()).collect())
 
 
-def publications(spark: SparkSession, lake: Lake) -> list[Row]:
-    """Return (slot, model_version, versions, published_at) of every publication of every slot, the last one first."""
-    path = lake.own("publications")
-    if not delta_io.exists(spark, path):
-        return []
-    columns = ("slot", "model_version", "versions", "published_at")
-    return _in_utc(delta_io.read(spark, path).select(*columns).orderBy(F.col("published_at").desc()).collect())
+def slots(spark: SparkSession, lake: Lake) -> list[str]:
+    """Return the slots that anything was published into."""
+    frame = delta_io.read_or_empty(spark, lake.own("publications"), SCHEMAS["publications"])
+    return sorted(row["slot"] for row in frame.select("slot").distinct().collect())
+
+
+def publications(spark: SparkSession, lake: Lake, slot: str) -> list[Row]:
+    """Return every publication of a slot, the newest first; its ``run_id`` names a publication."""
+    frame = delta_io.read_or_empty(spark, lake.own("publications"), SCHEMAS["publications"])
+    return _in_utc(frame.where(F.col("slot") == slot).orderBy(F.col("published_at").desc()).collect())
+
+
+def published_set(publication: Row) -> str:
+    """Return what names the rows that a publication made live: itself, or the publication that it brought back."""
+    return str(publication["restores"] or publication["run_id"])
+
+
+def kept_publications(spark: SparkSession, lake: Lake, slot: str, keep_sets: int) -> list[Row]:
+    """Return the publications of a slot whose versions must stay readable, newest first: the live one and the
+    ``keep_sets`` before it that a rollback can go back to.
+
+    Publications that made the same rows live (a rollback, and what it brought back) count once, by the newest of them.
+    """
+    newest: dict[str, Row] = {}
+    for row in publications(spark, lake, slot):
+        newest.setdefault(published_set(row), row)
+    return list(newest.values())[: keep_sets + 1]
 
 
 def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None = None) -> Row | None:

@@ -264,7 +264,7 @@ _TABLES = [
     ),
     _table(
         "publications",
-        "One publish; the Delta version of each table that belongs together.",
+        "One publish or rollback; the Delta version of each table that belongs together.",
         """
         slot string: Slot.
         model_version string: Model published.
@@ -272,7 +272,9 @@ _TABLES = [
         as_of timestamp: Newest event of the model's input.
         lease bigint: Number of the lease under which it was written.
         published_at timestamp: When.
-        run_id string: Run that published it.
+        run_id string: Run that published it; names the publication.
+        kind string: publish, forced (with --force) or rollback.
+        restores string: Of a rollback, the publication whose tables it brought back.
         """,
         grows=True,
     ),
