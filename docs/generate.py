@@ -69,8 +69,8 @@ GROUPS = (
         "Published",
         "ROOT/RECOMMENDER/{table}",
         "What readers query. They hold only what is live. The slot `live` lies here; any other slot has the "
-        "same tables in `ROOT/RECOMMENDER/slots/SLOT/`. `publish` writes them, each in one commit; a user or "
-        "item whose content did not change keeps its row, with its `model_version` and `as_of`. A "
+        "same tables in `ROOT/RECOMMENDER/slots/SLOT/`. `publish` and `rollback` write them, each in one commit; a "
+        "user or item whose content did not change keeps its row, with its `model_version` and `as_of`. A "
         "`publications` row names the Delta versions that belong together.",
         PUBLISHED_TABLES,
     ),

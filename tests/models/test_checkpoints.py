@@ -17,6 +17,7 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows
 from factorlake.models.prior import Features
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
+from tests.faults.dying import Killed
 from tests.models.problems import EXPLICIT, FROBENIUS, MODERN, SPARK, Problem, problem_of, random_ids
 from tests.models.test_same_numbers import bits
 
@@ -28,10 +29,6 @@ CASES = [
     pytest.param(replace(MODERN, rank=20, solver="subspace"), "one", id="subspace"),
     pytest.param(FROBENIUS, "stars", id="Frobenius"),
 ]
-
-
-class Killed(BaseException):
-    """No error: nothing in the package may catch it."""
 
 
 def die_in(epoch: int) -> Callable[[TraceRow], None]:

@@ -24,6 +24,7 @@ from factorlake.spark.exchange import Exchange
 from factorlake.spark.training import Validation, fit_pairs
 from factorlake.tables.names import Lake
 from factorlake.types import PlanName
+from tests.faults.dying import Killed
 
 pytestmark = pytest.mark.spark
 
@@ -145,10 +146,6 @@ def test_a_row_too_long_for_one_task_gives_the_same_bits_in_every_plan(spark: Sp
     local, broadcast, shuffle = (bits_of(context, pairs) for context in contexts)
     assert broadcast == local
     assert shuffle == local
-
-
-class Killed(BaseException):
-    """No error: nothing in the package may catch it."""
 
 
 def die_in(epoch: int) -> Callable[[TraceRow], None]:

@@ -653,6 +653,12 @@ class PublishSettings(Section):
     """Slot to publish into."""
     gate: bool = True
     """Refuse a candidate that is worse than the published model (see evaluate.margin)."""
+    least_users: float = Field(default=0.5, ge=0)
+    """Refuse lists of fewer users than this share of those who have one now; 0: any number."""
+    least_catalogue: float = Field(default=0.001, ge=0, le=1)
+    """Refuse lists with a smaller share of the model's items (or of as many as the lists have places); 0: any share."""
+    least_overlap: float = Field(default=0.01, ge=0, le=1)
+    """Refuse lists that share less with those that users have now, in the mean; 0: any lists, as for daily news."""
     keep_sets: int = Field(default=5, ge=1)
     """How many publications a slot can go back to."""
 

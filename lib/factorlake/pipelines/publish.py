@@ -6,6 +6,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from factorlake.errors import NOTHING_TO_DO, ConfigError, ModelRefusedError
+from factorlake.pipelines import guard
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.evaluate import COMPARED, GAIN, judged_users
 from factorlake.pipelines.models import chosen_model
@@ -56,10 +57,13 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
     if row["state"] not in ("scored", "published", "refused"):
         raise ConfigError(f"model {version} has no lists yet; run `factorlake recommend` first")
     verdict = "live already; its tables are brought up to it" if is_live else _gate(context, row, live, force)
+    tables = _tables(context, row)
+    # The same lists again only mend what a killed run left.
+    figures = {} if same_lists else _guarded(context, row, tables["item_factors"], live, force)
     context.progress(f"publishing {version} into {slot}: {verdict}")
     versions = {LISTS: lists}
     counts: dict[str, int] = {}
-    for table, frame in _tables(context, row).items():
+    for table, frame in tables.items():
         result = publish_table(
             context,
             frame.withColumn("model_version", F.lit(version)).withColumn("as_of", F.lit(row["as_of"])),
@@ -76,10 +80,30 @@ def run(context: Context, model: str | None = None, force: bool = False, by_name
             "versions": versions,
             "as_of": row["as_of"],
             "kind": "forced" if force else "publish",
+            "figures": figures,
         },
     )
     context.record_model({**row.asDict(), "state": "published"})
-    return JobResult(reason=verdict, counts=counts, versions=versions, model_version=version)
+    return JobResult(
+        reason=verdict, counts=counts, versions=versions, model_version=version, details={"figures": figures}
+    )
+
+
+def _guarded(context: Context, row: Row, items: DataFrame, live: Row | None, force: bool) -> dict[str, float]:
+    """Return what the guard rails measure; raise where a figure is under its limit, unless by ``force``."""
+    version = row["model_version"]
+    lists = delta_io.read(context.spark, context.lake.candidate(version, LISTS))
+    figures = guard.figures_of(lists, guard.live_lists(context, live), items)
+    faults = guard.faults(figures, context.settings.publish)
+    if not faults or force:
+        return figures
+    # New lists of the live model are refused, and not the model.
+    if row["state"] != "refused" and (live is None or live["model_version"] != version):
+        context.record_model({**row.asDict(), "state": "refused"})
+    raise ModelRefusedError(
+        f"the lists of model {version} are refused: {'; '.join(faults)}; what is live stays. "
+        f"`factorlake publish --model {version} --force` publishes them all the same"
+    )
 
 
 def _was_live(earlier: list[Row], live: Row, version: str, lists: int) -> bool:

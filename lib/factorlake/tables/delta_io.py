@@ -82,7 +82,7 @@ def read_whole(spark: SparkSession, path: str, version: int, column: str, way_ou
         frame = read(spark, path, version)
         # A hash, since counts and bounds are answered from the log without the files.
         frame.agg(F.bit_xor(F.xxhash64(column))).collect()
-    except PySparkException as error:
+    except Exception as error:  # what fails in a task comes as the gateway's own error, or as Spark Connect's
         if isinstance(error, AnalysisException) or "FILE_NOT_EXIST" in str(error):
             raise DataRefusedError(
                 f"version {version} of the table at {path} can no longer be read, a vacuum took its files: {way_out}"

@@ -275,6 +275,7 @@ _TABLES = [
         run_id string: Run that published it; names the publication.
         kind string: publish, forced (with --force) or rollback.
         restores string: Of a rollback, the publication whose tables it brought back.
+        figures map<string,double>: Of a publish, what its guard rails measured (publish.least_users and the like).
         """,
         grows=True,
     ),
