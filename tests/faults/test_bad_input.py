@@ -95,17 +95,19 @@ def test_an_empty_folder_is_refused_on_a_new_lake_and_no_news_on_an_old_one(
     assert "check `input`" in line["reason"]
 
 
-def test_a_day_that_is_missing_or_holds_no_record_is_no_news_and_leaves_what_is_published(
+def test_a_day_that_is_missing_is_no_news_and_one_without_a_record_is_refused(
     spark: SparkSession, settings: Settings
 ) -> None:
     before = published_bytes(settings.root)
-    # Yesterday's file did not come; then one comes with its head alone, and one without a byte.
-    for files in ({}, {"day.csv": rows(), "nothing.csv": ""}):
-        for name, data in files.items():
-            new_file(settings, name, data)
-        line = run_verb(spark, "run", settings)
-        assert line["exit_code"] == 99, line["reason"]
-        assert published_bytes(settings.root) == before
+    line = run_verb(spark, "run", settings)
+    assert (line["exit_code"], published_bytes(settings.root)) == (99, before), line["reason"]
+    # Then a file comes with its head alone, and one without a byte.
+    new_file(settings, "day.csv", rows())
+    new_file(settings, "nothing.csv", "")
+    line = run_verb(spark, "run", settings)
+    assert (line["exit_code"], published_bytes(settings.root)) == (3, before), line["reason"]
+    assert "it has 0 rows, fewer than `validate.gate.min_rows`" in line["reason"]
+    assert "train" not in line["stages"]
 
 
 def test_a_rating_of_five_in_letters_and_a_nan_go_to_quarantine_and_the_rest_in(
