@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from factorlake.tables.delta_io import Commit
+if TYPE_CHECKING:
+    from factorlake.tables.delta_io import Commit
 
 
 class Killed(BaseException):
