@@ -40,6 +40,8 @@ COST_OF_EXPONENT = 0.02
 popular items for rare ones, in which one held-out part need not be like the next; by a smaller gain it stays."""
 EXPONENT_SHARE = 1 / 3
 """Of the trials of `refine`, the last ones, in which ν moves too."""
+INIT_SCALE = 0.1
+"""Of every trial: what draws begin with and a few epochs do not undo costs quality at high rank."""
 TRIALS_OF_A_RANK = 3
 DESIGN_EPOCHS = 3
 REACH: dict[Stage, float] = {"refine": 0.35, "ranks": 0.15, "finish": 0.15}
@@ -131,10 +133,11 @@ class Space:
     def parameters(self, point: Sequence[float], rank: int, epochs: int) -> AlsParameters:
         """Return the settings at a point of the unit cube.
 
-        They do without over-relaxation: it spares epochs, and costs quality at ranks where rows stay far from solved.
+        They begin with small factors and do without over-relaxation: it spares epochs, and costs quality at ranks where
+        rows stay far from solved.
         """
         told = {one.name: one.at(place) for one, place in zip(self.dimensions, point, strict=True)}
-        scales, made = self.scales, replace(self.start, rank=rank, epochs=epochs, relaxation=1.0)
+        scales, made = self.scales, replace(self.start, rank=rank, epochs=epochs, init_scale=INIT_SCALE, relaxation=1.0)
         if "unobserved" in told:
             made = replace(made, alpha0=told["unobserved"] * scales.density * scales.mean_weight)
         if "alpha" in told:

@@ -52,7 +52,8 @@ def train_settings_of(parameters: AlsParameters) -> dict[str, Any]:
             found["alpha"] = parameters.alpha
     elif parameters.has_biases:
         found["bias_regularization"] = parameters.bias_regularization
-    return found | {"epochs": parameters.epochs, "relaxation": parameters.relaxation}
+    schedule = {name: getattr(parameters, name) for name in ("epochs", "init_scale", "relaxation")}
+    return found | schedule
 
 
 class SearchRecord:
@@ -147,6 +148,7 @@ def parameters_of(row: Row, start: AlsParameters) -> AlsParameters:
         "unobserved_weight": "alpha0",
         "alpha": "alpha",
         "bias_regularization": "bias_regularization",
+        "init_scale": "init_scale",
         "relaxation": "relaxation",
     }
     numbers = {ours: told[name] for name, ours in names.items() if name in told}
