@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,17 @@ def demo_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> D
     from tests.pipelines.demo_lake import run_demo
 
     return run_demo(spark, tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def rival_lake(spark: SparkSession, demo_run: DemoRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo's lake with a second model that is scored and not published. Work on a copy of it."""
+    from tests.pipelines.demo_lake import RIVAL, demo_settings, run_verb
+
+    root = Path(shutil.copytree(demo_run.root, tmp_path_factory.mktemp("rival") / "lake"))
+    settings = demo_settings(root, demo_run.log, *RIVAL)
+    assert [run_verb(spark, verb, settings)["exit_code"] for verb in ("train", "recommend")] == [0, 0]
+    return root
 
 
 @pytest.fixture

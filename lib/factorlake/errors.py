@@ -50,6 +50,12 @@ class TransientError(FactorlakeError):
     exit_code = 4
 
 
+class Terminated(BaseException):
+    """The process was told to stop (SIGTERM). No error of the job's, so nothing but the job runner may catch it."""
+
+    exit_code = TransientError.exit_code
+
+
 class LeaseHeldError(FactorlakeError):
     """Another run is writing to the same tables."""
 

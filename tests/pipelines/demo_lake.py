@@ -20,6 +20,9 @@ DEMO = CONF / "base" / "demo.yaml"
 # Small enough for seconds, large enough that the model beats popularity by far on every seed that was tried.
 SIZE = ("demo.listeners=150", "demo.tracks=80", "demo.days=3", "train.rank=8", "train.epochs=6")
 
+# Another model of the same log, quickly trained.
+RIVAL = ("train.rank=2", "train.epochs=1")
+
 
 @dataclass(frozen=True)
 class DemoRun:

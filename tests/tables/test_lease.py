@@ -64,3 +64,31 @@ def test_a_holder_in_another_container_of_the_same_name_is_not_taken_for_dead(tm
         os.utime(file, (0, 0))
         with Lease(str(tmp_path / "lease"), "second") as follower:
             assert follower.check() == 2
+
+
+RIVAL = """
+import os, sys
+from factorlake.errors import LeaseHeldError
+from factorlake.tables.lease import Lease
+
+folder, mark = sys.argv[1:]
+held = tried = 0
+while held < 50 or tried < 250:
+    tried += 1
+    try:
+        with Lease(folder, "rival") as lease:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # fails where another is inside
+            held += lease.check() > 0
+            os.unlink(mark)
+    except LeaseHeldError:
+        pass
+print(held)
+"""
+
+
+def test_of_four_processes_that_try_a_thousand_times_and_more_no_two_hold_it_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RIVAL, str(tmp_path / "lease"), str(tmp_path / "mark")]
+    rivals = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    told = [rival.communicate() for rival in rivals]
+    assert [(rival.returncode, errors) for rival, (_, errors) in zip(rivals, told, strict=True)] == [(0, "")] * 4
+    assert all(int(out) >= 50 for out, _ in told)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,18 @@ class Context:
     lease: Callable[[], int]
     """Number of the lease this run holds; raises LeaseHeldError once another run has followed it."""
 
+    @contextmanager
+    def _fenced(self) -> Iterator[int]:
+        """Ask the lease before a write, and when it fails: a run that slept in the middle of a write finds the table
+        changed under it, because another has followed."""
+        number = self.lease()
+        try:
+            yield number
+        except Exception:
+            # Delta's conflicts come as errors of py4j's or of PySpark's own.
+            self.lease()
+            raise
+
     def append(
         self,
         frame: DataFrame,
@@ -44,27 +57,28 @@ class Context:
         details: dict[str, Any] | None = None,
     ) -> Commit:
         """`delta_io.append` while the lease is this run's."""
-        self.lease()
-        return delta_io.append(self.spark, frame, path, schema, run_id=self.run_id, app_id=app_id, details=details)
+        with self._fenced():
+            return delta_io.append(self.spark, frame, path, schema, run_id=self.run_id, app_id=app_id, details=details)
 
     def append_rows(
         self, rows: list[dict[str, Any]], path: str, schema: TableSchema, *, app_id: str | None = None
     ) -> Commit:
         """`delta_io.append_rows` while the lease is this run's."""
-        self.lease()
-        return delta_io.append_rows(self.spark, rows, path, schema, run_id=self.run_id, app_id=app_id)
+        with self._fenced():
+            return delta_io.append_rows(self.spark, rows, path, schema, run_id=self.run_id, app_id=app_id)
 
     def overwrite(
         self, frame: DataFrame, path: str, schema: TableSchema, *, details: dict[str, Any] | None = None
     ) -> Commit:
         """`delta_io.overwrite` while the lease is this run's; its number goes into the commit."""
-        details = {**(details or {}), "lease": self.lease()}
-        return delta_io.overwrite(self.spark, frame, path, schema, run_id=self.run_id, details=details)
+        with self._fenced() as number:
+            noted = {**(details or {}), "lease": number}
+            return delta_io.overwrite(self.spark, frame, path, schema, run_id=self.run_id, details=noted)
 
     def record_model(self, row: dict[str, Any]) -> int:
         """`registry.record_model` while the lease is this run's."""
-        self.lease()
-        return registry.record_model(self.spark, self.lake, row, self.run_id)
+        with self._fenced():
+            return registry.record_model(self.spark, self.lake, row, self.run_id)
 
 
 @dataclass

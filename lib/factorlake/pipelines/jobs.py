@@ -16,8 +16,9 @@ from pyspark.sql import SparkSession
 
 from factorlake.background import import_beside
 from factorlake.config.settings import Settings
-from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError
+from factorlake.errors import DONE, NOTHING_TO_DO, FactorlakeError, Terminated
 from factorlake.pipelines.context import Context, JobResult, Progress
+from factorlake.pipelines.termination import stopping_when_told
 from factorlake.reporting.masking import masked_settings
 from factorlake.spark.compat import job_settings
 from factorlake.tables import registry
@@ -25,6 +26,8 @@ from factorlake.tables.lease import Lease
 from factorlake.tables.names import Lake
 
 log = logging.getLogger(__name__)
+
+STOPPED = "told to stop (SIGTERM); what was written is sound, and the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -132,53 +135,66 @@ def execute(
     lake = Lake.at(settings.root, settings.recommender)
     started = datetime.now(UTC)
     run_id = f"{verb}-{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-    spark: SparkSession | None = None
-    try:
-        with ExitStack() as held:
-            lease = _take_leases(held, job, lake, run_id)
-            # The JVM starts in a process of its own, which takes as long as these modules.
-            module = import_beside(job.module)
-            spark = open_session()
-            context = Context(spark, settings, lake, run_id, progress, conf_dir, lease)
-            with job_settings(spark):
-                result = module.result().run(context, **(options or {}))
-    except FactorlakeError as error:
-        result = JobResult(exit_code=error.exit_code, reason=str(error))
-    except PySparkException as error:
-        log.exception("job %s failed in Spark", verb)
-        result = JobResult(exit_code=1, reason=f"Spark: {str(error).splitlines()[0]}")
-    except Exception as error:
-        log.exception("job %s failed", verb)
-        result = JobResult(exit_code=1, reason=f"{type(error).__name__}: {error}")
-    finished = datetime.now(UTC)
-    line = {
-        "run_id": run_id,
-        "job": verb,
-        "recommender": settings.recommender,
-        "exit_code": result.exit_code,
-        "reason": result.reason,
-        "counts": result.counts,
-        "versions": result.versions,
-        "model_version": result.model_version,
-        "seconds": round((finished - started).total_seconds(), 3),
-        **result.details,
-    }
-    if spark is not None:
-        state = {DONE: "done", NOTHING_TO_DO: "nothing", 3: "refused"}.get(result.exit_code, "failed")
-        fields = ("run_id", "job", "recommender", "exit_code", "reason", "counts", "versions", "model_version")
-        row = {name: line[name] for name in fields} | {
-            "state": state,
-            "started_at": started,
-            "finished_at": finished,
-            "seconds": line["seconds"],
-            "settings": json.dumps(masked_settings(settings.model_dump(by_alias=True, mode="json"))),
-        }
+    with stopping_when_told() as termination:
+        spark: SparkSession | None = None
         try:
-            registry.record_run(spark, lake, row)
-        except Exception:
-            # The line still tells how the job ended, whatever became of the session.
-            log.exception("the run could not be recorded in the runs table")
+            with ExitStack() as held:
+                lease = _take_leases(held, job, lake, run_id)
+                # The JVM starts in a process of its own, which takes as long as these modules.
+                module = import_beside(job.module)
+                spark = termination.session = open_session()
+                context = Context(spark, settings, lake, run_id, progress, conf_dir, lease)
+                with job_settings(spark):
+                    result = module.result().run(context, **(options or {}))
+            termination.settle()
+        except (Exception, Terminated) as error:
+            termination.settle()
+            result = _ended_by(verb, error, termination.asked)
+        stopped = termination.asked and result.exit_code not in (DONE, NOTHING_TO_DO)
+        if stopped:
+            result = JobResult(exit_code=Terminated.exit_code, reason=STOPPED)
+        finished = datetime.now(UTC)
+        line = {
+            "run_id": run_id,
+            "job": verb,
+            "recommender": settings.recommender,
+            "exit_code": result.exit_code,
+            "reason": result.reason,
+            "counts": result.counts,
+            "versions": result.versions,
+            "model_version": result.model_version,
+            "seconds": round((finished - started).total_seconds(), 3),
+            **result.details,
+        }
+        if spark is not None:
+            state = {DONE: "done", NOTHING_TO_DO: "nothing", 3: "refused"}.get(result.exit_code, "failed")
+            fields = ("run_id", "job", "recommender", "exit_code", "reason", "counts", "versions", "model_version")
+            row = {name: line[name] for name in fields} | {
+                "state": "aborted" if stopped else state,
+                "started_at": started,
+                "finished_at": finished,
+                "seconds": line["seconds"],
+                "settings": json.dumps(masked_settings(settings.model_dump(by_alias=True, mode="json"))),
+            }
+            try:
+                registry.record_run(spark, lake, row)
+            except Exception:
+                # The line still tells how the job ended, whatever became of the session.
+                log.exception("the run could not be recorded in the runs table")
     return line
+
+
+def _ended_by(verb: str, error: BaseException, told_to_stop: bool) -> JobResult:
+    """Return how a run ended that ended by an error. Of a run that was told to stop every error is its end."""
+    if told_to_stop:
+        return JobResult(exit_code=Terminated.exit_code, reason=STOPPED)
+    if isinstance(error, FactorlakeError):
+        return JobResult(exit_code=error.exit_code, reason=str(error))
+    if isinstance(error, PySparkException):
+        log.error("job %s failed in Spark", verb, exc_info=error)
+        return JobResult(exit_code=1, reason=f"Spark: {str(error).splitlines()[0]}")
+    log.error("job %s failed", verb, exc_info=error)
+    return JobResult(exit_code=1, reason=f"{type(error).__name__}: {error}")
 
 
 def _take_leases(held: ExitStack, job: Job, lake: Lake, run_id: str) -> Callable[[], int]:

@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 from pyspark.errors import PySparkException
@@ -41,6 +42,22 @@ def submitted_settings() -> dict[str, str]:
     # Until the gateway is up a SparkConf knows nothing of what spark-submit was given.
     SparkContext._ensure_initialized()
     return dict(SparkConf().getAll())
+
+
+def start_jvm(settings: Mapping[str, str]) -> None:
+    """Start the JVM that a session with these settings will use, in a process group of its own, unless there is one.
+
+    Who stops a job by a signal (`timeout`, schedulers) sends it to the job's whole group. The JVM must outlive it: it
+    writes down how the job ended, and ends when the job's process does.
+    """
+    from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
+
+    remote = "SPARK_REMOTE" in os.environ or "SPARK_CONNECT_MODE_ENABLED" in os.environ or "spark.remote" in settings
+    if remote or under_spark_submit() or os.name != "posix" or SparkContext._gateway:
+        return
+    conf = SparkConf().setAll(list(settings.items()))
+    SparkContext._ensure_initialized(gateway=launch_gateway(conf, {"process_group": 0}), conf=conf)
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -171,6 +188,24 @@ def job_settings(spark: SparkSession) -> Iterator[None]:
             with _as_the_session_lets(setting):
                 lent.enter_context(_lent_setting(spark, setting, value))
         yield
+
+
+def cancel_jobs(spark: SparkSession) -> None:
+    """End what the session is computing; whoever waits for it gets an error. May be called from another thread."""
+    if is_connect(spark):
+        spark.interruptAll()
+    else:
+        spark.sparkContext.cancelAllJobs()
+
+
+def waits_for_jvm(frame: FrameType | None) -> bool:
+    """Whether the code at ``frame`` is in the middle of a call to the JVM. To leave it there would leave the answer in
+    the line, and the JVM at work on what it was asked."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("py4j."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def remove_folder(spark: SparkSession, path: str) -> None:

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 import factorlake
 from factorlake.config.settings import SparkSettings
 from factorlake.spark.class_archive import archive_options
-from factorlake.spark.compat import JOB_SETTINGS, quiet, submitted_settings, under_spark_submit
+from factorlake.spark.compat import JOB_SETTINGS, quiet, start_jvm, submitted_settings, under_spark_submit
 
 DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -104,10 +104,12 @@ def open_session(settings: SparkSettings, name: str = "factorlake") -> SparkSess
     # Loopback keeps a local session working on machines whose host name does not resolve.
     if master.startswith("local") and not under_spark_submit():
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = SparkSession.builder.appName(given.get("spark.app.name", name))
-    for key, value in session_settings(settings, master).items():
-        if key not in given:
-            builder = builder.config(key, value)
+    chosen = {key: value for key, value in session_settings(settings, master).items() if key not in given}
+    chosen["spark.app.name"] = given.get("spark.app.name", name)
+    start_jvm(chosen)
+    builder = SparkSession.builder
+    for key, value in chosen.items():
+        builder = builder.config(key, value)
     spark = builder.getOrCreate()
     quiet(spark)
     return spark

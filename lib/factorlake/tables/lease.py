@@ -35,20 +35,26 @@ class Lease:
     def __enter__(self) -> Lease:
         """Take the lease, or raise LeaseHeldError when a living run holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        last = self._newest()
-        if last and not self._is_over(last):
-            holder = json.loads(self._file(last).read_text() or "{}")
-            raise LeaseHeldError(
-                f"run {holder.get('run_id', '?')} (process {holder.get('pid', '?')} on {holder.get('host', '?')}) "
-                f"is writing under {self.folder.parent}; wait for it, or end it and try again"
-            )
-        self.number = last + 1
+        at_once = f"another run took the lease in {self.folder} at the same moment"
         try:
+            last = self._newest()
+            if last and not self._is_over(last):
+                holder = json.loads(self._file(last).read_text() or "{}")
+                raise LeaseHeldError(
+                    f"run {holder.get('run_id', '?')} (process {holder.get('pid', '?')} on {holder.get('host', '?')}) "
+                    f"is writing under {self.folder.parent}; wait for it, or end it and try again"
+                )
+            self.number = last + 1
             handle = os.open(self._file(self.number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            raise LeaseHeldError(f"another run took the lease in {self.folder} at the same moment") from None
+        except (FileExistsError, FileNotFoundError):
+            # The next number is taken, or so many were taken since that the file looked at is cleared away.
+            raise LeaseHeldError(at_once) from None
         with os.fdopen(handle, "w") as file:
             json.dump({"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname(), "pids": _pids()}, file)
+        if self._newest() != self.number:
+            # Taken, let go and cleared away by others before: a number below theirs is no lease.
+            self._file(self.number).unlink(missing_ok=True)
+            raise LeaseHeldError(at_once)
         for number in range(max(1, last - 1), last):
             self._file(number).unlink(missing_ok=True)
             self._released(number).unlink(missing_ok=True)
