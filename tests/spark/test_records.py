@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorlake.spark import records
-from factorlake.spark.records import FileFormat, UnreadableFileError, columns_of, parse, unpack
+from factorlake.spark.records import FileFormat, UnreadableFileError, columns_of, parse, records_of, unpack
 
 CSV, JSON, PARQUET = FileFormat("csv"), FileFormat("json"), FileFormat("parquet")
 HEAD = b"user,item,note\n"
@@ -244,6 +244,29 @@ def test_every_line_that_is_not_blank_is_in_exactly_one_record(lines: list[bytes
     found = list(parse(HEAD + b"\n".join(lines), CSV))
     told = [line for record in found for line in record.raw.encode().split(b"\n") if line.strip()]
     assert told == [line for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.binary(), pa.binary(4), pa.binary_view(), pa.string_view(), "dictionary"],
+)
+def test_text_of_parquet_that_is_no_utf8_is_broken_and_no_two_values_become_one(kind: pa.DataType | str) -> None:
+    values = pa.array([b"caf\xe9", b"caf\xe8", b"cafe", b"caf\xe9"])
+    if kind == "dictionary":
+        column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2, 3]), values)
+    elif kind in (pa.string(), pa.large_string()):
+        column = values.view(pa.string()) if kind == pa.string() else values.cast(pa.large_binary()).view(kind)
+    elif kind == pa.string_view():
+        column = pa.array(values.to_pylist(), pa.binary_view()).view(pa.string_view())
+    else:
+        column = pa.array(values.to_pylist(), kind)
+    batch = pa.record_batch({"name": column, "n": pa.array([1, 1, 1, 1])})
+    first, second, whole, again = records_of(batch, range(4))
+    wrong = "wrong_encoding"
+    assert [record.defect for record in (first, second, whole, again)] == [wrong, wrong, None, wrong]
+    assert len({first.event_id, second.event_id, whole.event_id}) == 3
+    assert again.event_id == first.event_id
+    assert (first.fields, whole.fields) == ({"name": "caf\ufffd", "n": "1"}, {"name": "cafe", "n": "1"})
 
 
 def test_parquet_values_that_no_text_holds_as_they_are_become_text_all_the_same() -> None:

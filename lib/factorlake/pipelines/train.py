@@ -74,10 +74,8 @@ def train_candidate(context: Context, trainer: Trainer) -> JobResult:
     known_events = events if cutoff is None else events.where(F.col("event_time") <= F.lit(cutoff))
     known = keep(training_pairs(context, known_events, newest if cutoff is None else None))
     everything = known if cutoff is None else training_pairs(context, events, newest)
-    trace: list[TraceRow] = []
 
     def tell(row: TraceRow) -> None:
-        trace.append(row)
         metric = "" if row.metric is None else f", held out {row.metric:.4f}"
         context.progress(f"epoch {row.epoch} {row.side}: objective {row.loss:.6g}{metric} ({row.seconds:.2f} s)")
 

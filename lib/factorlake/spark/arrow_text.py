@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from factorlake.kernels.hashing import hash_bytes
 
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_binary_view,
+)
+
 
 def hash_strings(ids: pa.Array) -> NDArray[np.int64]:
     """Return the hash of each id of an Arrow array of strings without nulls, as `hash_ids` does, reading them where
@@ -47,26 +54,26 @@ def distinct_values(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32
 
 def column_as_text(column: pa.Array) -> list[str | None]:
     """Return a column's values as text: shortest round trip for floats, ISO 8601 for times, JSON for nested
-    values."""
+    values. Bytes that are no UTF-8 stand in it as lone surrogates, so that no two values become one."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
     if isinstance(kind, pa.BaseExtensionType):
         # A UUID is its text, not its bytes.
         return [None if value is None else str(value) for value in column.to_pylist()]
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         try:
             return column.to_pylist()
         except UnicodeDecodeError:
             # Not every writer keeps to UTF-8.
-            column, kind = column.cast(pa.large_binary()), pa.large_binary()
+            column, kind = _bytes_of(column), pa.large_binary()
     if pa.types.is_floating(kind):
         return [None if value is None else str(value) for value in _floats(column)]
     if pa.types.is_timestamp(kind):
         text = pc.cast(column.cast(pa.timestamp(kind.unit)), pa.string()).to_pylist()
         return text if kind.tz is None else [None if value is None else f"{value}Z" for value in text]
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
+    if any(is_kind(kind) for is_kind in _BYTES):
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in column.to_pylist()]
     if pa.types.is_nested(kind):
         try:
             return [_json(value) for value in column.to_pylist()]
@@ -76,6 +83,13 @@ def column_as_text(column: pa.Array) -> list[str | None]:
         return pc.cast(column, pa.string()).to_pylist()
     except pa.ArrowNotImplementedError:
         return [None if value is None else str(value) for value in column.to_pylist()]
+
+
+def _bytes_of(column: pa.Array) -> pa.Array:
+    """Return the bytes of a column of text, whatever they are."""
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.binary_view())
+    return column.cast(pa.large_binary())
 
 
 def _json(value: Any) -> str | None:

@@ -118,8 +118,14 @@ def _check(ingest: IngestSettings) -> None:
         raise ConfigError("`ingest.header` is false: name the columns in `ingest.column_names`")
     try:
         codecs.lookup(ingest.encoding)
-    except LookupError:
-        raise ConfigError(f"`ingest.encoding` is {ingest.encoding!r}, which Python does not know") from None
+        b"\xff".decode(ingest.encoding, "surrogateescape")
+    except UnicodeDecodeError:
+        # It makes text of bytes, if not of this one.
+        pass
+    except (LookupError, ValueError):
+        raise ConfigError(
+            f"`ingest.encoding` is {ingest.encoding!r}, by which Python reads no text: name utf-8, latin-1 or the like"
+        ) from None
 
 
 def _listed(spark: SparkSession, path: str, optional: bool) -> list[tuple[str, int, int | None]]:

@@ -167,7 +167,12 @@ def _lines(text: str) -> list[str]:
 
 
 def _is_damaged(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    """Whether there are lone surrogates in a text, which no encoding can write."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _mended(text: str) -> str:
@@ -340,12 +345,17 @@ def _parse_parquet(content: bytes, check_only: bool = False) -> Iterator[Record]
 
 
 def records_of(batch: pa.RecordBatch, positions: Iterable[int]) -> Iterator[Record]:
-    """Return the rows of an Arrow batch as records: every value as text, the text of the record its JSON."""
+    """Return the rows of an Arrow batch as records: every value as text, the text of the record its JSON. A row with
+    text that is no UTF-8 is broken."""
     names = _distinct(batch.schema.names)
     columns = [column_as_text(column) for column in batch.columns]
     for position, *values in zip(positions, *columns, strict=True):
         fields: Fields = dict(zip(names, values, strict=True))
-        yield Record(position, _encode(fields), fields, None, fields_id(fields))
+        raw = _encode(fields)
+        if not raw.isascii() and _is_damaged(raw):
+            yield _broken(position, raw, WRONG_ENCODING, fields)
+        else:
+            yield Record(position, raw, fields, None, fields_id(fields))
 
 
 def _first_line(error: BaseException) -> str:
