@@ -31,6 +31,8 @@ from .parameters import AlsParameters
 from .surrogate import most_promising, spread_points
 
 Stage = Literal["design", "halving", "refine", "ranks", "finish"]
+RULES = 4
+"""Raised with every change of what comes next: a search that was cut off does not go on under other rules."""
 LEAST_GAIN = 0.002
 """Relative gain of the metric that a doubled rank must bring for a further one to be tried."""
 SHARES: dict[Stage, float] = {"design": 0.3, "halving": 0.1, "refine": 0.15}

@@ -94,6 +94,6 @@ def record_publication(context: Context, publication: dict[str, Any]) -> None:
 
 def record_published(context: Context, row: Row | None) -> None:
     """Say in models that a model is published, where its row does not yet: also after a run that was killed between
-    the two registers."""
-    if row is not None and row["state"] != "published":
+    the two registers. One that has expired stays so: what is live does not need its candidate."""
+    if row is not None and row["state"] not in ("published", registry.EXPIRED):
         context.record_model({**row.asDict(), "state": "published"})

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 import factorlake
 from factorlake.models.held_out import LIST_METRICS
 from factorlake.models.parameters import AlsParameters
-from factorlake.models.search import Proposal, Trial
+from factorlake.models.search import RULES, Proposal, Trial
 from factorlake.models.trials import Outcome
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.models import NOT_DECIDING
@@ -28,10 +28,12 @@ GIVEN, BASELINE, CHOSEN = "given", "baseline", "chosen"
 
 
 def search_id_of(context: Context, contents: str) -> str:
-    """Return the search that these events, settings and seed make: a hash of them all and this package's version."""
+    """Return the search that these events, settings and seed make: a hash of them all, this package's version and the
+    rules of the search."""
     settings = context.settings
     what = {
         "engine": factorlake.__version__,
+        "rules": RULES,
         "contents": contents,
         "train": settings.train.model_dump(mode="json", exclude=set(NOT_DECIDING)),
         "tune": settings.tune.model_dump(mode="json", exclude=set(NOT_DECIDING_SEARCH)),
