@@ -63,7 +63,7 @@ def rows(report: RunReport) -> Html:
     picture = captioned(plots.reasons_figure(account.reasons), "Why records were quarantined.")
     return section(
         "What happened to each record",
-        "Nothing is lost: every record read is in one of these places, and quarantined ones can be replayed.",
+        "Nothing is lost: every record read is in one of these places, a quarantined one with its raw text.",
         equation,
         bar,
         tag("div", accounting, picture, class_="two"),
