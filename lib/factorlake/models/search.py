@@ -43,7 +43,7 @@ popular items for rare ones, in which one held-out part need not be like the nex
 EXPONENT_SHARE = 1 / 3
 """Of the trials of `refine`, the last ones, in which ν moves too."""
 INIT_SCALE = 0.1
-"""Of every trial: what draws begin with and a few epochs do not undo costs quality at high rank."""
+"""Of every trial: a few epochs do not undo all of what they begin with."""
 TRIALS_OF_A_RANK = 3
 DESIGN_EPOCHS = 3
 REACH: dict[Stage, float] = {"refine": 0.35, "ranks": 0.15, "finish": 0.15}
