@@ -32,6 +32,8 @@ QUICK_PLANS = {
     "spark.databricks.delta.snapshotPartitions": "1",
     "spark.databricks.delta.writeChecksumFile.enabled": "false",
     "spark.hadoop.fs.AbstractFileSystem.file.impl": "org.apache.hadoop.fs.local.RawLocalFs",
+    # Delta keeps the snapshots of ten thousand tables for an hour; the tests make thousands, and look at few again.
+    "spark.databricks.delta.delta.log.cacheSize": "100",
 }
 
 
@@ -44,7 +46,7 @@ def spark() -> Iterator[SparkSession]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JDK_JAVA_OPTIONS", SHARED_JVM)
         session = open_session(
-            SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2, conf=QUICK_PLANS),
+            SparkSettings(master="local[2]", driver_memory="3g", shuffle_partitions=2, conf=QUICK_PLANS),
             name="factorlake-tests",
         )
     yield session
