@@ -20,6 +20,13 @@ def test_a_second_holder_is_refused_by_name_of_the_first(tmp_path: Path) -> None
     assert caught.value.exit_code == 5
 
 
+def test_a_holder_that_has_not_yet_told_its_name_is_respected(tmp_path: Path) -> None:
+    (tmp_path / "lease").mkdir()
+    (tmp_path / "lease" / "000000001.json").touch()
+    with pytest.raises(LeaseHeldError, match="another run, which has just started, is writing under"):
+        Lease(str(tmp_path / "lease"), "second").__enter__()
+
+
 def test_numbers_rise_with_each_holder(tmp_path: Path) -> None:
     numbers = []
     for name in ("a", "b", "c"):

@@ -35,26 +35,21 @@ class Lease:
     def __enter__(self) -> Lease:
         """Take the lease, or raise LeaseHeldError when a living run holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        at_once = f"another run took the lease in {self.folder} at the same moment"
         try:
             last = self._newest()
             if last and not self._is_over(last):
-                holder = json.loads(self._file(last).read_text() or "{}")
-                raise LeaseHeldError(
-                    f"run {holder.get('run_id', '?')} (process {holder.get('pid', '?')} on {holder.get('host', '?')}) "
-                    f"is writing under {self.folder.parent}; wait for it, or end it and try again"
-                )
+                raise self._held_by(last)
             self.number = last + 1
             handle = os.open(self._file(self.number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except (FileExistsError, FileNotFoundError):
             # The next number is taken, or so many were taken since that the file looked at is cleared away.
-            raise LeaseHeldError(at_once) from None
+            raise self._held_by(self._newest()) from None
         with os.fdopen(handle, "w") as file:
             json.dump({"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname(), "pids": _pids()}, file)
         if self._newest() != self.number:
             # Taken, let go and cleared away by others before: a number below theirs is no lease.
             self._file(self.number).unlink(missing_ok=True)
-            raise LeaseHeldError(at_once)
+            raise self._held_by(self._newest())
         for number in range(max(1, last - 1), last):
             self._file(number).unlink(missing_ok=True)
             self._released(number).unlink(missing_ok=True)
@@ -78,6 +73,14 @@ class Lease:
                 f"this run's lease ({self.number}) has passed to another run ({newest}); nothing more is written"
             )
         return self.number
+
+    def _held_by(self, number: int) -> LeaseHeldError:
+        """Name the holder, as far as it has told who it is: its file is empty in its first moment, or just gone."""
+        who = "another run, which has just started,"
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            holder = json.loads(self._file(number).read_text())
+            who = f"run {holder['run_id']} (process {holder['pid']} on {holder['host']})"
+        return LeaseHeldError(f"{who} is writing under {self.folder.parent}; wait for it, or end it and try again")
 
     def _beat(self) -> None:
         while not self._stop.wait(self.seconds_to_live / 4):
