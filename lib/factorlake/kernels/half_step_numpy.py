@@ -103,6 +103,8 @@ def _exact(
     wide = f.astype(np.float64)
     matrix = np.diag(diagonal) + wide.T @ (wide * c[:, None])
     right = wide.T @ (c.astype(np.float64) * t)
+    if not matrix.any() and not right.any():
+        return right, 1
     jitter = 0.0
     for taken in range(MAX_JITTERS + 1):
         ridged = matrix + jitter * np.eye(len(matrix))

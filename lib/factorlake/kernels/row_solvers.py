@@ -133,7 +133,8 @@ def _substitute(upper: FloatVector, size: int, solution: FloatVector) -> None:
 def solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: FloatVector) -> int:
     """Overwrite b with A⁻¹b and return how many ridge jitters it took, or −1 if no jitter was enough.
 
-    A matrix that rounding made indefinite gets a growing ridge: 1e-10, 1e-9, ... 10 times its mean diagonal.
+    A matrix that rounding made indefinite gets a growing ridge: 1e-10, 1e-9, ... 10 times its mean diagonal. Of zeros
+    with b zero too every vector is a solution: b stays as it is, the shortest.
     """
     if _factorize(matrix, vector, size, upper, 0.0):
         _substitute(upper, size, vector)
@@ -141,6 +142,8 @@ def solve_cholesky(matrix: FloatMatrix, size: int, upper: FloatVector, vector: F
     trace = 0.0
     for i in range(size):
         trace += matrix[i, i]
+    if trace == 0.0 and not vector[:size].any():
+        return 1
     jitter = FIRST_JITTER * trace / size
     for attempt in range(1, MAX_JITTERS + 1):
         if _factorize(matrix, vector, size, upper, jitter):

@@ -14,6 +14,9 @@ from factorlake.types import FloatMatrix
 from .half_step import HalfStepTask
 from .parameters import AlsParameters
 
+LEAST_EIGENVALUE = 1e-12
+"""Share of the greatest eigenvalue of a Gram matrix below which one is rounding noise. A row must not be led along such
+a direction by what rounding left in it of the fixed rows, which only a ridge would keep it from."""
 LAST_SWEEPS = 1000
 """Of coordinate descent, at most, in the half step that ends training."""
 
@@ -43,7 +46,8 @@ def shared_part(parameters: AlsParameters, gram: NDArray[np.float64]) -> SharedP
     if parameters.nonnegative:
         return SharedPart(None, gram, np.zeros(width), weight * gram)
     basis, eigenvalues = eigenbasis(gram)
-    return SharedPart(basis, np.diag(eigenvalues), weight * eigenvalues)
+    diagonal = weight * np.maximum(eigenvalues, LEAST_EIGENVALUE * eigenvalues[0])
+    return SharedPart(basis, np.diag(eigenvalues), diagonal)
 
 
 @dataclass(frozen=True)
