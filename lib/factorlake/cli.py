@@ -31,6 +31,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and 
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved settings as JSON and end.")]
 Json = Annotated[bool, typer.Option("--json", help="Print nothing but the result line.")]
 Slot = Annotated[str | None, typer.Option("--slot", help="As publish.slot.")]
+AsOf = Annotated[str | None, typer.Option("--as-of", help="As select.as_of: know no more than was known then.")]
 Model = Annotated[str | None, typer.Option("--model", help="Model version; by default that of these settings.")]
 
 
@@ -154,6 +155,10 @@ def _in_slot(overrides: list[str] | None, slot: str | None) -> list[str]:
     return [*(overrides or ()), *([] if slot is None else [f"publish.slot={json.dumps(slot)}"])]
 
 
+def _known_at(overrides: list[str] | None, as_of: str | None) -> list[str]:
+    return [*(overrides or ()), *([] if as_of is None else [f"select.as_of={json.dumps(as_of)}"])]
+
+
 def _plain(verb: str, text: str) -> None:
     """Register a verb that takes only the common options."""
 
@@ -170,28 +175,37 @@ def _plain(verb: str, text: str) -> None:
     app.command(verb)(command)
 
 
-def _on_a_model(verb: str, text: str) -> None:
-    """Register a verb that works on one trained model."""
-
-    def command(
-        config: Config = None,
-        overrides: Set = None,
-        dry_run: DryRun = False,
-        print_config: PrintConfig = False,
-        quiet: Json = False,
-        model: Model = None,
-    ) -> None:
-        raise typer.Exit(_job(verb, config, overrides, dry_run, print_config, quiet, model=model))
-
-    command.__doc__ = text
-    app.command(verb)(command)
-
-
 _plain("ingest", "Take new files of the log into raw_events, each record once.")
 _plain("attributes", "Take names and attributes of users and items.")
-_plain("train", "Train a candidate model on the accepted events.")
+_plain("replay", "Move records in quarantine to the accepted events where the rules of now accept them.")
 _plain("sgd", "Train a candidate on ratings by stochastic gradients, plain or Adam.")
-_on_a_model("recommend", "Write a candidate's top-k lists.")
+
+
+@app.command()
+def train(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    as_of: AsOf = None,
+) -> None:
+    """Train a candidate model on the accepted events."""
+    raise typer.Exit(_job("train", config, _known_at(overrides, as_of), dry_run, print_config, quiet))
+
+
+@app.command()
+def recommend(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    model: Model = None,
+    as_of: AsOf = None,
+) -> None:
+    """Write a candidate's top-k lists."""
+    raise typer.Exit(_job("recommend", config, _known_at(overrides, as_of), dry_run, print_config, quiet, model=model))
 
 
 @app.command()
@@ -231,6 +245,7 @@ def evaluate(
     compare: Annotated[
         list[Peer] | None, typer.Option("--compare", help="Also train and judge another package's model.")
     ] = None,
+    as_of: AsOf = None,
 ) -> None:
     """Judge a candidate on events it has not seen, beside baselines and whatever tables are handed in."""
     others = {
@@ -238,7 +253,9 @@ def evaluate(
         "names": list(name or ()),
         "compare": [peer.value for peer in compare or ()],
     }
-    raise typer.Exit(_job("evaluate", config, overrides, dry_run, print_config, quiet, model=model, **others))
+    raise typer.Exit(
+        _job("evaluate", config, _known_at(overrides, as_of), dry_run, print_config, quiet, model=model, **others)
+    )
 
 
 @app.command()

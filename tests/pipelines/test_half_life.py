@@ -232,3 +232,31 @@ def test_settings_without_decay_are_those_of_before() -> None:
     for given in settings:
         train_settings = build({"train": {**given, "combine": "count", "value_scale": 1.0}}).train
         assert not train_settings.half_life_days
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("days_late", [1, 29, 400])
+def test_an_event_that_comes_late_changes_the_rating_of_its_own_pair_and_no_other(
+    spark: SparkSession, lake_root: str, days_late: int
+) -> None:
+    rows = log()
+    context = lake_of(spark, lake_root, rows, train=TRAIN)
+    before = values(training_pairs(context, selected_events(context)))
+    newest = rows[-1]["event_time"]
+    pair = (rows[0]["user_id"], rows[0]["item_id"])
+    late = {**rows[0], "event_id": "late", "event_time": newest - timedelta(days=days_late)}
+    context.append_rows([late], context.lake.shared("interactions"), SCHEMAS["interactions"])
+    after = values(training_pairs(context, selected_events(context)))
+    # Bit for bit: ages are measured to the newest event, whenever what came.
+    assert {key: value for key, value in after.items() if key != pair} == {
+        key: value for key, value in before.items() if key != pair
+    }
+    assert after[pair] > before[pair]
+    # One that is newer than all makes every other event older.
+    context.append_rows(
+        [{**late, "event_id": "new", "event_time": newest + timedelta(days=1)}],
+        context.lake.shared("interactions"),
+        SCHEMAS["interactions"],
+    )
+    newer = values(training_pairs(context, selected_events(context)))
+    assert all(newer[key] < after[key] for key in after if key != pair)

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from factorlake.errors import ConfigError
 from factorlake.paths import resolved
@@ -219,6 +219,10 @@ class ValidateSettings(Section):
 
     rules: list[RowRule] = []
     """Row rules beside the built-in ones (ids present, value a finite number, time readable, record whole)."""
+    on_rule_change: Literal["keep", "rebuild"] | None = None
+    """What becomes of events that went in under other rules (`events` and `validate.rules`) than those set now. keep:
+    they stay, and new batches are judged by the new rules; rebuild: interactions and quarantine are derived again from
+    raw_events; none: the job refuses until a person has chosen."""
     gate: GateSettings = GateSettings()
     expectations: str | None = None
     """Name of a suite in conf/expectations (or a path to one), run on the accepted rows; none: Great Expectations is
@@ -277,6 +281,9 @@ class SelectSettings(Section):
     """Only events at most this many days older than the newest event."""
     min_value: float | None = None
     """Only events with at least this value (for ratings read as implicit feedback)."""
+    as_of: AwareDatetime | None = None
+    """Only what was known at this moment: events accepted until then, attributes as they stood then. With a zone:
+    2026-11-01T00:00:00Z. Events that later ones superseded, or other rules took out, are gone from the past too."""
 
 
 class EarlyStopping(Section):

@@ -8,7 +8,7 @@ written was killed halfway. The decision, the batch's figures, its state and wha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +23,7 @@ from factorlake.tables import delta_io
 from factorlake.tables.schemas import SCHEMAS
 
 GATE, WRITTEN, SHARE, STATE = "gate", "written", "quarantined_share", "state"
+REBUILD, BEGUN, DONE = "rebuild", "begun", "done"
 TABLE = "validation_results"
 
 
@@ -46,18 +47,22 @@ class BatchStates:
     decisions: dict[str, Decision] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     states: dict[str, BatchState] = field(default_factory=dict)
+    rebuilding: bool = False
+    """Whether interactions were being derived again by a run that was cut off."""
 
     @staticmethod
     def read(context: Context) -> BatchStates:
         frame = delta_io.read_or_empty(context.spark, context.lake.shared(TABLE), SCHEMAS[TABLE])
-        wanted = (F.col("kind") == "gate") | ((F.col("kind") == "count") & F.col("rule").isin(*COUNTS))
+        wanted = F.col("kind").isin("gate", REBUILD) | ((F.col("kind") == "count") & F.col("rule").isin(*COUNTS))
         rows = frame.filter(wanted).select(
             "batch", "rule", "kind", "value", "success", "detail", F.unix_micros("recorded_at").alias("us")
         )
         found = BatchStates()
         # A decision and its counts are written together: at one time, the decision first.
         for row in sorted(rows.collect(), key=lambda row: (row["us"], row["rule"] != GATE)):
-            if row["kind"] == "gate" and row["rule"] == WRITTEN:
+            if row["kind"] == REBUILD:
+                found.rebuilding = row["rule"] == BEGUN
+            elif row["kind"] == "gate" and row["rule"] == WRITTEN:
                 if row["batch"] not in found.written:
                     found.written.append(row["batch"])
             elif row["kind"] == "gate":
@@ -97,17 +102,12 @@ def record_decision(
     context: Context, batch: str, metrics: BatchMetrics, decision: Decision, findings: Sequence[Finding]
 ) -> None:
     """Append a batch's figures, its state, what the history says of it and the decision on it, in one commit."""
-    rows: list[dict[str, Any]] = [
-        {"rule": GATE, "kind": "gate", "value": float(decision.passed), "success": decision.passed}
-    ]
-    rows[0]["detail"] = json.dumps(decision.detail, sort_keys=True)
-    rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.counts.items()]
-    rows += [{"rule": name, "kind": "count", "value": float(count)} for name, count in metrics.state.reasons.items()]
-    rows.append({"rule": SHARE, "kind": "share", "value": metrics.state.quarantined_share})
+    rows = [_gate_row(decision)]
+    rows += _figure_rows(metrics.counts, metrics.state)
     rows += [
         {"rule": f"null_share_{name}", "kind": "share", "value": share} for name, share in metrics.null_shares.items()
     ]
-    rows.append({"rule": STATE, "kind": STATE, "detail": metrics.state.to_json()})
+    rows.append(_state_row(metrics.state))
     rows += [
         {
             "rule": found.name,
@@ -130,9 +130,51 @@ def record_decision(
     record(context, batch, rows)
 
 
-def record(context: Context, batch: str, rows: list[dict[str, Any]]) -> int:
-    """Append rows of one batch to validation_results; return the table's version."""
-    now = datetime.now(UTC)
-    complete = [{**row, "batch": batch, "recorded_at": now, "run_id": context.run_id} for row in rows]
-    path = context.lake.shared(TABLE)
-    return context.append_rows(complete, path, SCHEMAS[TABLE]).version
+def record_rebuilt(context: Context, decisions: dict[str, Decision], states: dict[str, BatchState]) -> None:
+    """Append what every batch is now that all were judged anew, and that it is done, in one commit.
+
+    Of the states the counts are kept alone: what else was known of a batch was known under other rules.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for batch, state in states.items():
+        decision = decisions[batch]
+        rows[batch] = [_gate_row(decision), *_figure_rows(decision.counts, state), _state_row(state)]
+    rows[REBUILD] = [{"rule": DONE, "kind": REBUILD}]
+    _append(context, rows)
+
+
+def record_recount(context: Context, counts: dict[str, dict[str, int]], states: dict[str, BatchState]) -> None:
+    """Append the figures of batches from whose quarantine records have moved, in one commit."""
+    _append(context, {batch: _figure_rows(counts[batch], state) for batch, state in states.items()})
+
+
+def record(context: Context, batch: str, rows: list[dict[str, Any]]) -> None:
+    """Append rows of one batch to validation_results."""
+    _append(context, {batch: rows})
+
+
+def _append(context: Context, rows: dict[str, list[dict[str, Any]]]) -> None:
+    said = {"recorded_at": datetime.now(UTC), "run_id": context.run_id}
+    complete = [{**row, "batch": batch, **said} for batch, some in rows.items() for row in some]
+    context.append_rows(complete, context.lake.shared(TABLE), SCHEMAS[TABLE])
+
+
+def _gate_row(decision: Decision) -> dict[str, Any]:
+    detail = json.dumps(decision.detail, sort_keys=True)
+    return {
+        "rule": GATE,
+        "kind": "gate",
+        "value": float(decision.passed),
+        "success": decision.passed,
+        "detail": detail,
+    }
+
+
+def _figure_rows(counts: Mapping[str, int], state: BatchState) -> list[dict[str, Any]]:
+    told = [*counts.items(), *state.reasons.items()]
+    rows: list[dict[str, Any]] = [{"rule": name, "kind": "count", "value": float(count)} for name, count in told]
+    return [*rows, {"rule": SHARE, "kind": "share", "value": state.quarantined_share}]
+
+
+def _state_row(state: BatchState) -> dict[str, Any]:
+    return {"rule": STATE, "kind": STATE, "detail": state.to_json()}

@@ -13,7 +13,7 @@ from factorlake.config.settings import Settings
 from factorlake.tables import delta_io, registry
 from factorlake.tables.delta_io import Commit
 from factorlake.tables.names import Lake
-from factorlake.tables.schemas import TableSchema
+from factorlake.tables.schemas import SCHEMAS, TableSchema
 
 Progress = Callable[[str], None]
 
@@ -74,6 +74,16 @@ class Context:
         with self._fenced() as number:
             noted = {**(details or {}), "lease": number}
             return delta_io.overwrite(self.spark, frame, path, schema, run_id=self.run_id, details=noted)
+
+    def read_known(self, table: str) -> tuple[DataFrame, int]:
+        """Return a shared table at the version that `select.as_of` knew, the latest without it, and that version: −1,
+        and no rows, where there was none yet."""
+        path, as_of = self.lake.shared(table), self.settings.select.as_of
+        spark, schema = self.spark, SCHEMAS[table]
+        version = delta_io.version(spark, path) if as_of is None else delta_io.version_at(spark, path, as_of)
+        if version < 0:
+            return spark.createDataFrame([], schema.fields), version
+        return delta_io.with_columns_of(delta_io.read(spark, path, version), schema), version
 
     def record_model(self, row: dict[str, Any]) -> int:
         """`registry.record_model` while the lease is this run's."""

@@ -20,7 +20,6 @@ from factorlake.pipelines.context import Context
 from factorlake.spark.features import FeaturePrior, SideFeatures, attribute_texts, learn_vocabulary, texts_print
 from factorlake.spark.training import FitFeatures
 from factorlake.tables import delta_io
-from factorlake.tables.schemas import SCHEMAS
 from factorlake.types import Side
 
 log = logging.getLogger(__name__)
@@ -161,10 +160,5 @@ def _table(side: Side) -> str:
 def _read(context: Context, side: Side, names: list[str]) -> tuple[DataFrame, int]:
     """Return (id, texts) of a side's attributes, and the version of the table that they are read from; −1 where there
     is none yet."""
-    table = _table(side)
-    path = context.lake.shared(table)
-    version = delta_io.version(context.spark, path)
-    if version < 0:
-        return attribute_texts(context.spark.createDataFrame([], SCHEMAS[table].fields), names), version
-    pinned = delta_io.with_columns_of(delta_io.read(context.spark, path, version), SCHEMAS[table])
+    pinned, version = context.read_known(_table(side))
     return attribute_texts(pinned, names), version

@@ -61,6 +61,12 @@ JOBS = {
             "Accept or quarantine each new record; refuse bad batches.",
             ("interactions", "quarantine", "validation_results", "users", "items"),
         ),
+        Job(
+            "replay",
+            "replay_quarantine",
+            "Move records in quarantine that the rules of now accept.",
+            ("interactions", "quarantine", "validation_results", "users", "items"),
+        ),
         Job("train", "train_als", "Train a candidate model.", (), ("models", "training_trace", "candidates")),
         Job(
             "sgd",

@@ -9,8 +9,6 @@ from pyspark.sql import functions as F
 from factorlake.evaluation.slices import deciles_of_counts
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.judging import Part
-from factorlake.tables import delta_io
-from factorlake.tables.schemas import SCHEMAS
 
 MOST_SLICES = 50
 """Of more segments or categories those with the most held-out pairs are told."""
@@ -53,8 +51,7 @@ def _activity(counts: list[tuple[int, int]]) -> Column:
 
 def _labels(context: Context, side: str, column: str, truth: DataFrame) -> DataFrame | None:
     """Return (user_id or item_id, column=value) of the most frequent values among held-out pairs."""
-    path = context.lake.shared(f"{side}_attributes")
-    attributes = delta_io.read_or_empty(context.spark, path, SCHEMAS[f"{side}_attributes"])
+    attributes, _ = context.read_known(f"{side}_attributes")
     told = attributes.where(F.col(column).isNotNull()).select(F.col("id").alias(f"{side}_id"), column)
     frequent = truth.join(told, on=f"{side}_id").groupBy(column).count().orderBy(F.desc("count"), column)
     values = [row[column] for row in frequent.limit(MOST_SLICES).collect()]

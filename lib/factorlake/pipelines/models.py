@@ -120,13 +120,19 @@ def model_version(context: Context, newest: datetime | None, contents: str, trai
         "engine": factorlake.__version__,
         "contents": contents,
         "train": settings.train.model_dump(mode="json", exclude=set(NOT_DECIDING)),
-        "select": settings.select.model_dump(mode="json"),
+        "select": _selection(settings),
         "seed": settings.seed,
     }
     if trainer == "sgd":
         what["sgd"] = settings.sgd.model_dump(mode="json", exclude=set(NOT_DECIDING))
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
     return f"{newest:%Y%m%d}-{digest}" if newest is not None else digest
+
+
+def _selection(settings: Settings) -> dict[str, Any]:
+    told = settings.select.model_dump(mode="json")
+    # Not there at all where it is not given: models of before it could be are what they were.
+    return told if settings.select.as_of is not None else {name: told[name] for name in told if name != "as_of"}
 
 
 def pair_rule(settings: Settings) -> PairRule:
@@ -145,9 +151,15 @@ def pair_rule(settings: Settings) -> PairRule:
     )
 
 
+def _known_events(context: Context, version: int | None) -> DataFrame:
+    events = delta_io.read(context.spark, context.lake.shared("interactions"), version)
+    as_of = context.settings.select.as_of
+    return events if as_of is None else events.where(F.col("arrival") <= F.lit(as_of))
+
+
 def selected_events(context: Context, version: int | None = None) -> DataFrame:
     """Return the accepted events this recommender looks at, at a pinned version of interactions."""
-    events = delta_io.read(context.spark, context.lake.shared("interactions"), version)
+    events = _known_events(context, version)
     select = context.settings.select
     newest = None
     if select.window_days is not None:
@@ -174,7 +186,7 @@ def held_out_truth(context: Context, events: DataFrame) -> DataFrame:
 
 def seen_pairs(context: Context, version: int | None, before: Any = None) -> DataFrame:
     """Return the (user_id, item_id) that make an item seen, one row an event; of events up to ``before`` when given."""
-    events = delta_io.read(context.spark, context.lake.shared("interactions"), version)
+    events = _known_events(context, version)
     types = context.settings.recommend.seen_event_types
     if types:
         events = events.where(F.col("event_type").isin(types))

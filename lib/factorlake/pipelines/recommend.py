@@ -103,8 +103,6 @@ def _rule(context: Context, unavailable: DataFrame, calibration: Calibration | N
 
 def _unavailable(context: Context, row: Row) -> DataFrame:
     """Return the ids of items whose attributes rule them out at the model's as_of."""
-    attributes = delta_io.read_or_empty(
-        context.spark, context.lake.shared("item_attributes"), SCHEMAS["item_attributes"]
-    )
+    attributes, _ = context.read_known("item_attributes")
     as_of = F.lit(row["as_of"])
     return attributes.where((F.col("available_from") > as_of) | (F.col("available_to") < as_of)).select("id")

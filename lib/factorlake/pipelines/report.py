@@ -119,7 +119,7 @@ def _validation(context: Context) -> tuple[tuple[Batch, ...], tuple[HistoryCheck
     path = context.lake.shared("validation_results")
     if not delta_io.exists(context.spark, path):
         return (), (), ()
-    rows = delta_io.read(context.spark, path).where("kind != 'state'").orderBy("recorded_at").collect()
+    rows = delta_io.read(context.spark, path).where("kind NOT IN ('state', 'rebuild')").orderBy("recorded_at").collect()
     latest: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         # A batch that was refused and accepted later is told as it ended.

@@ -24,10 +24,11 @@ from factorlake.pipelines import dictionaries
 from factorlake.pipelines.batches import BatchStates, Decision
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.pipelines.rebuild import check_rule_change, is_rebuild_due, rebuild, rules_of
 from factorlake.quality.expectations import Finding, read_suite, run_suite
 from factorlake.quality.gate import judge_batch
 from factorlake.quality.metrics import BatchMetrics, check_accounting, measure
-from factorlake.quality.rules import check_rules, judge_rows, reason_names, rules_hash
+from factorlake.quality.rules import check_rules, judge_rows, reason_names
 from factorlake.quality.verdicts import ACCEPTED, KEPT, QUARANTINED, with_verdicts
 from factorlake.spark.compat import keep, release
 from factorlake.tables import delta_io
@@ -47,8 +48,9 @@ def run(context: Context, accept: str | None = None) -> JobResult:
 
     Raises
     ------
-    ConfigError : a rule, a time format or the suite is wrong; ``accept`` names no refused batch.
-    DataRefusedError : nothing was ingested yet.
+    ConfigError : a rule, a time format or the suite is wrong; ``accept`` names no refused batch; the rules have changed
+        and nobody has said what to do then.
+    DataRefusedError : nothing was ingested yet; or a rebuild would refuse more than the gate allows.
     FactorlakeError : the row accounting of a batch does not close.
     """
     settings = context.settings
@@ -60,17 +62,27 @@ def run(context: Context, accept: str | None = None) -> JobResult:
         raise DataRefusedError("nothing was ingested yet: run `factorlake ingest` first")
     states = BatchStates.read(context)
     result = JobResult(counts=dict.fromkeys((*ACCOUNTED, "new_users", "new_items", "warnings"), 0))
-    refusals, warnings = [], []
+    refusals: list[str] = []
+    warnings = check_rule_change(context, states)
     waiting = _to_accept(accept, ingested, states) if accept else _waiting(context, ingested, states)
     if waiting and settings.validation.expectations:
         # What `run_suite` will need; an import that fails is told there.
         import_beside("great_expectations")
-    for batch in waiting:
-        context.progress(f"validating batch {batch} ({ingested[batch]:,} rows)")
-        decision = _settle(context, batch, ingested[batch], states, result, accepted=batch == accept)
-        if not decision.passed:
-            refusals.append(_refusal(batch, decision))
-        warnings += [f"batch {batch}: {told}" for told in decision.detail.get("warnings", [])]
+
+    def settle(some: list[str]) -> None:
+        for batch in some:
+            context.progress(f"validating batch {batch} ({ingested[batch]:,} rows)")
+            decision = _settle(context, batch, ingested[batch], states, result, accepted=batch == accept)
+            if not decision.passed:
+                refusals.append(_refusal(batch, decision))
+            warnings.extend(f"batch {batch}: {told}" for told in decision.detail.get("warnings", []))
+
+    promised = [batch for batch in waiting if batch != accept and states.unfinished(batch) is not None]
+    settle(promised)
+    rebuilt = is_rebuild_due(context, states)
+    if rebuilt:
+        warnings.append(rebuild(context, states, result))
+    settle(waiting[len(promised) :])
     result.details["batches"] = waiting
     result.details["refused"] = states.refused()
     result.details["warnings"] = warnings
@@ -79,7 +91,7 @@ def run(context: Context, accept: str | None = None) -> JobResult:
         result.reason = f"done, with warnings: {'; '.join(warnings)}"
     if refusals:
         result.exit_code, result.reason = DataRefusedError.exit_code, " ".join(refusals)
-    elif not waiting:
+    elif not waiting and not rebuilt:
         result.exit_code, result.reason = NOTHING_TO_DO, "no new batches"
         if states.refused():
             result.reason += f"; refused and waiting for --accept: {', '.join(states.refused())}"
@@ -89,11 +101,7 @@ def run(context: Context, accept: str | None = None) -> JobResult:
 def gate_hash(context: Context) -> str:
     """Return a hash of all settings a decision rests on; a refused batch is judged again when it changes."""
     gate = context.settings.validation.gate.model_dump_json()
-    return hashlib.sha256((_rules(context) + gate).encode()).hexdigest()[:16]
-
-
-def _rules(context: Context) -> str:
-    return rules_hash(context.settings.events, context.settings.validation)
+    return hashlib.sha256((rules_of(context) + gate).encode()).hexdigest()[:16]
 
 
 def _waiting(context: Context, ingested: dict[str, int], states: BatchStates) -> list[str]:
@@ -126,13 +134,13 @@ def _settle(
     try:
         decision = states.unfinished(batch)
         written = _written_tables(context, batch) if decision is not None else set()
-        if decision is not None and decision.rules != _rules(context) and written:
+        if decision is not None and decision.rules != rules_of(context) and written:
             raise ConfigError(
                 f"batch {batch} was half written under other rules ({decision.rules}): run validate "
                 "once with the "
                 "settings of that run (the runs table keeps them), then with the new ones"
             )
-        if decision is None or decision.rules != _rules(context):
+        if decision is None or decision.rules != rules_of(context):
             metrics = measure(records, reason_names(context.settings.validation), ids)
             decision = decide(context, batch, n_input, metrics, states, accepted)
         if decision.passed:
@@ -175,7 +183,7 @@ def decide(
         {
             "reason": verdict.reason,
             "accepted_by_person": accepted,
-            "rules_hash": _rules(context),
+            "rules_hash": rules_of(context),
             "settings": gate_hash(context),
             "top_reasons": metrics.top_reasons(),
             "warnings": verdict.warnings,
@@ -212,24 +220,36 @@ def write_records(
             now.alias("refused_at"),
             run_id.alias("run_id"),
         )
-        commits["quarantine"] = _append(context, refused, "quarantine", batch, decision)
+        path, app_id = context.lake.shared("quarantine"), _write_name(batch, decision, "quarantine")
+        commits["quarantine"] = context.append(refused, path, SCHEMAS["quarantine"], app_id=app_id)
     if "interactions" not in written:
-        events = records.filter(F.col("verdict").isin(ACCEPTED, KEPT))
-        is_new = F.col("verdict") == ACCEPTED
-        mine = {"arrival": now, "rules_hash": rules, "run_id": run_id}
-        if decision.counts["replaced"]:
-            # Old events go and new ones come in one commit; the rows that stay keep their own arrival and
-            # run.
-            events = events.withColumns(
-                {name: F.when(is_new, value).otherwise(F.col(name)) for name, value in mine.items()}
-            )
-            path = context.lake.shared("interactions")
-            commits["interactions"] = context.overwrite(events, path, SCHEMAS["interactions"])
-        else:
-            accepted = events.filter(is_new).withColumns(mine)
-            commits["interactions"] = _append(context, accepted, "interactions", batch, decision)
-    result.versions |= {table: commit.version for table, commit in commits.items()}
+        app_id = _write_name(batch, decision, "interactions")
+        commits["interactions"] = write_events(context, records, bool(decision.counts["replaced"]), app_id)
+    for table, commit in commits.items():
+        result.versions[table] = commit.version
+        if commit.skipped:
+            log.info("batch=%s was in %s already", batch, table)
     _check_written(context, batch, decision, commits)
+
+
+def write_events(context: Context, records: DataFrame, replaces: bool, app_id: str | None = None) -> Commit:
+    """Bring the accepted records into interactions in one commit.
+
+    replaces : whether they supersede events that are in. Then old events go and new ones come in that commit, and those
+        that stay keep their own arrival and run.
+    app_id : name of the write, which is done once.
+    """
+    is_new = F.col("verdict") == ACCEPTED
+    mine = {
+        "arrival": F.lit(datetime.now(UTC)),
+        "rules_hash": F.lit(rules_of(context)),
+        "run_id": F.lit(context.run_id),
+    }
+    path, schema = context.lake.shared("interactions"), SCHEMAS["interactions"]
+    if replaces:
+        own = {name: F.when(is_new, value).otherwise(F.col(name)) for name, value in mine.items()}
+        return context.overwrite(records.filter(F.col("verdict").isin(ACCEPTED, KEPT)).withColumns(own), path, schema)
+    return context.append(records.filter(is_new).withColumns(mine), path, schema, app_id=app_id)
 
 
 def close_batch(context: Context, batch: str, decision: Decision) -> None:
@@ -265,13 +285,9 @@ def _expect(context: Context, batch: str, decision: Decision) -> list[Finding]:
     return findings
 
 
-def _append(context: Context, rows: DataFrame, table: str, batch: str, decision: Decision) -> Commit:
+def _write_name(batch: str, decision: Decision, table: str) -> str:
     # The rules are part of the name: a batch decided upon anew under other rules is another write.
-    name = f"validate:{batch}:{decision.rules}:{table}"
-    commit = context.append(rows, context.lake.shared(table), SCHEMAS[table], app_id=name)
-    if commit.skipped:
-        log.info("batch=%s was in %s already", batch, table)
-    return commit
+    return f"validate:{batch}:{decision.rules}:{table}"
 
 
 def _check_written(context: Context, batch: str, decision: Decision, commits: dict[str, Commit]) -> None:

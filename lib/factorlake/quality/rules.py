@@ -48,8 +48,10 @@ BUILT_IN = (
 
 
 def rules_hash(events: EventSettings, validation: ValidateSettings) -> str:
-    """Return a hash of everything that decides whether and how a record is accepted."""
-    decisive = [events.model_dump(mode="json"), [rule.model_dump(mode="json") for rule in validation.rules]]
+    """Return a hash of everything that decides whether and how a record is accepted: of what differs from the defaults,
+    so that a setting that a later release adds changes nothing by being there."""
+    told = [events, *validation.rules]
+    decisive = [one.model_dump(mode="json", exclude_defaults=True) for one in told]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -12,8 +14,14 @@ EVENT = ("user_id", "item_id", "event_type", "value", "event_time", "event_id")
 ORIGIN = ("arrival", "rules_hash", "run_id")
 
 
-def with_verdicts(judged: DataFrame, known: DataFrame, earlier: DataFrame, event_key: list[str]) -> DataFrame:
-    """Return the records of one batch with their ``verdict``.
+def with_verdicts(
+    judged: DataFrame,
+    known: DataFrame,
+    earlier: DataFrame,
+    event_key: list[str],
+    first: Sequence[str] = ("file", "position"),
+) -> DataFrame:
+    """Return the records of one batch, or of some together, with their ``verdict``.
 
     Parameters
     ----------
@@ -22,12 +30,13 @@ def with_verdicts(judged: DataFrame, known: DataFrame, earlier: DataFrame, event
     earlier : accepted events of other batches. Read only with an ``event_key``; then its rows come out too,
         `KEPT` or `REPLACED`.
     event_key : mapped columns whose equal values (null equals null) mean one event; may be empty.
+    first : columns of ``judged`` that order exact copies.
 
-    Of exact copies the one with the smallest (file, position) stays. Of accepted events with an equal key the
+    Of exact copies the first one stays. Of accepted events with an equal key the
     one with the latest event_time (null is earliest), then the greatest event_id stays. Neither order depends
     on arrival. The raw text is kept only where quarantine needs it.
     """
-    copies = Window.partitionBy("event_id").orderBy("file", "position")
+    copies = Window.partitionBy("event_id").orderBy(*first)
     verdict = (
         F.when(F.col("known") | (F.col("copy") > 1), DUPLICATE)
         .when(F.size("reasons") > 0, QUARANTINED)
@@ -37,8 +46,7 @@ def with_verdicts(judged: DataFrame, known: DataFrame, earlier: DataFrame, event
         judged.select(
             *EVENT,
             "batch",
-            "file",
-            "position",
+            *dict.fromkeys(("file", "position", *first)),
             "reasons",
             F.when(F.size("reasons") > 0, F.col("raw")).alias("raw"),
         )

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pyspark.errors import AnalysisException, PySparkException
@@ -20,6 +21,7 @@ from pyspark.sql import functions as F
 
 from factorlake.errors import DataRefusedError, FactorlakeError
 from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
+from factorlake.times import from_micros
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +143,25 @@ def last_details(spark: SparkSession, path: str) -> dict[str, Any]:
 def version(spark: SparkSession, path: str) -> int:
     """Return the latest version of the table at ``path``; -1 when there is none."""
     return int(_history(spark, path, 1)[0]["version"]) if exists(spark, path) else -1
+
+
+def version_at(spark: SparkSession, path: str, moment: datetime) -> int:
+    """Return the version that the table at ``path`` had at a moment; -1 where it was not there yet.
+
+    DataRefusedError where its log no longer tells: Delta lets go of entries that are older than the table's
+    `delta.logRetentionDuration`, 30 days by default.
+    """
+    if not exists(spark, path):
+        return -1
+    told = spark.sql(f"DESCRIBE HISTORY {_quoted(path)}").select("version", F.unix_micros("timestamp").alias("us"))
+    rows = sorted((row["version"], row["us"]) for row in told.collect())
+    by_then = [version for version, us in rows if from_micros(us) <= moment]
+    if not by_then and rows[0][0] > 0:
+        raise DataRefusedError(
+            f"the log of the table at {path} no longer tells what it was at {moment.isoformat()}; its oldest entry is "
+            f"of {from_micros(rows[0][1]).isoformat()}"
+        )
+    return int(by_then[-1]) if by_then else -1
 
 
 def conform(frame: DataFrame, schema: TableSchema) -> DataFrame:

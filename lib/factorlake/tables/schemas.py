@@ -222,7 +222,7 @@ _TABLES = [
         """
         batch string: The batch.
         rule string: Rule or metric.
-        kind string: count, share, gate, state, history or expectation.
+        kind string: count, share, gate, state, history, expectation, or rebuild (of all batches that are in).
         value double: The figure (rows that broke the rule, a share, 1 or 0 for passed).
         success boolean: Whether it passed; null where there is nothing to pass.
         detail string: Figures behind it, or null. Of a state, which merges with those of other batches, all as JSON.
