@@ -404,17 +404,28 @@ def _without_run(name: str, text: str) -> None:
     app.command(name)(command)
 
 
-def _show(name: str, config: list[str] | None, overrides: list[str] | None, quiet: bool) -> int:
+def _show(name: str, config: list[str] | None, overrides: list[str] | None, quiet: bool, **options: Any) -> int:
     _configure_logging(quiet)
     _one_blas_thread()
     settings = load_settings(config or (), overrides or ())
     module = __import__(f"factorlake.pipelines.{name}", fromlist=["show"])
-    return int(module.show(settings, as_json=quiet))
+    return int(module.show(settings, as_json=quiet, **options))
 
 
 _without_run("doctor", "Check Java, jars, workers, write access and memory, with the line that mends each fault.")
 _without_run("status", "Show the last runs, models and publications.")
 _without_run("report", "Write the HTML report of the model trained last again.")
+
+
+@app.command()
+def migrate(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what each table would get, and touch none.")] = False,
+    quiet: Json = False,
+) -> None:
+    """Bring the tables of a lake to the schema version of this release."""
+    raise typer.Exit(_show("migrate", config, overrides, quiet, dry_run=dry_run))
 
 
 @app.command()

@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from factorlake.errors import DataRefusedError, FactorlakeError
-from factorlake.tables.schemas import SCHEMA_VERSION, TableSchema
+from factorlake.errors import ConfigError, DataRefusedError, FactorlakeError
+from factorlake.tables.schemas import READABLE, SCHEMA_VERSION, TableSchema
 from factorlake.times import from_micros
 
 log = logging.getLogger(__name__)
 
 # Where Delta notes, session by session, the version of the last commit to any table.
 LAST_COMMIT = "spark.databricks.delta.lastCommitVersionInSession"
+VERSION_PROPERTY = "factorlake.schemaVersion"
 # A table that grows is put together at every so many versions. Delta's own automatic compaction counts the files that
 # the running process added, and compacts at the first commit of every process: every night anew.
 COMPACT_EVERY = 32
@@ -61,7 +63,28 @@ def _find(spark: SparkSession, path: str) -> DataFrame | None:
         ):
             return None
         raise
+    _check_readable(frame, path)
     return frame
+
+
+def _check_readable(frame: DataFrame, path: str) -> None:
+    """Raise ConfigError where the table is of a schema version that this release does not read."""
+    noted = [field.metadata.get("schema_version") for field in frame.schema.fields]
+    found = max((version for version in noted if version is not None), default=None)
+    if found is None:
+        # Made before columns carried the version, or by a migration of such a table.
+        found = schema_version(frame.sparkSession, path)
+    if found is not None and found not in READABLE:
+        way_out = (
+            "use that release, or a later one"
+            if found > SCHEMA_VERSION
+            else "bring the lake forward by `factorlake migrate` of an earlier release first"
+        )
+        raise ConfigError(
+            f"the table at {path} has schema version {found}, written by "
+            f"{'a newer' if found > SCHEMA_VERSION else 'an older'} release than this one, which reads "
+            f"{' and '.join(map(str, READABLE))}: {way_out}"
+        )
 
 
 def exists(spark: SparkSession, path: str) -> bool:
@@ -181,18 +204,51 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
     """
     if exists(spark, path):
         return
-    columns = ", ".join(
-        f"`{field.name}` {field.dataType.simpleString()} COMMENT '{_escaped(field.metadata['comment'])}'"
-        for field in schema.fields
-    )
-    properties = {"delta.enableDeletionVectors": "false", "factorlake.schemaVersion": str(SCHEMA_VERSION)}
+    properties = properties_of(schema)
+    made = DeltaTable.createIfNotExists(spark).location(path).comment(schema.comment).addColumns(schema.fields)
+    for name, value in properties.items():
+        made = made.property(name, value)
+    made.execute()
+
+
+def properties_of(schema: TableSchema) -> dict[str, str]:
+    """Return the properties that a table of this schema has."""
+    properties = {"delta.enableDeletionVectors": "false", VERSION_PROPERTY: str(SCHEMA_VERSION)}
     if schema.skipped_by:
         properties["delta.dataSkippingStatsColumns"] = ",".join(schema.skipped_by)
-    told = ", ".join(f"'{name}' = '{value}'" for name, value in properties.items())
-    spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {_quoted(path)} ({columns}) USING delta COMMENT '{_escaped(schema.comment)}' "
-        f"TBLPROPERTIES ({told})"
-    )
+    return properties
+
+
+def schema_version(spark: SparkSession, path: str) -> int | None:
+    """Return the schema version that the table at ``path`` says it has; None where it is no table of ours."""
+    told = spark.sql(f"SHOW TBLPROPERTIES {_quoted(path)} ('{VERSION_PROPERTY}')").collect()[0]["value"]
+    # Of a property that is not there a sentence tells so.
+    return int(told) if told.isdigit() else None
+
+
+def migrate(spark: SparkSession, path: str, schema: TableSchema) -> list[str]:
+    """Give the table at ``path`` the columns and properties of a schema; return the names of the columns that it gets.
+
+    Rows stay as they are, and so does what readers of earlier versions see. The version comes last, so that one that
+    was cut off is begun anew; of a table that has it nothing is asked.
+    """
+    missing = missing_columns(spark, path, schema)
+    if missing:
+        told = ", ".join(
+            f"`{name}` {schema.fields[name].dataType.simpleString()} "
+            f"COMMENT '{_escaped(schema.fields[name].metadata['comment'])}'"
+            for name in missing
+        )
+        spark.sql(f"ALTER TABLE {_quoted(path)} ADD COLUMNS ({told})")
+    told = ", ".join(f"'{name}' = '{value}'" for name, value in properties_of(schema).items())
+    spark.sql(f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({told})")
+    return missing
+
+
+def missing_columns(spark: SparkSession, path: str, schema: TableSchema) -> list[str]:
+    """Return the columns of the schema that the table at ``path`` lacks."""
+    have = read(spark, path).columns
+    return [field.name for field in schema.fields if field.name not in have]
 
 
 def _escaped(text: str) -> str:

@@ -93,6 +93,10 @@ class Lake:
         """Searches that have left a folder on this machine's disk."""
         return self._folders("searches")
 
+    def decompositions(self) -> list[str]:
+        """Decompositions whose folder lies on this machine's disk."""
+        return self._folders("decompositions")
+
     def other_recommenders(self) -> list[str]:
         """Recommenders that have trained models on the same log, where the root is this machine's disk."""
         return [

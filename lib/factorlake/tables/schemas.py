@@ -1,7 +1,6 @@
 """The schema of every table, with a comment for each table and column.
 
-One text a table, one line a column: ``name type: comment``. The version of a
-table's schema is raised with every change and stands in each column's metadata.
+One text a table, one line a column: ``name type: comment``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,15 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raised with every change of a table that an older release would misread. It stands in the property
+`factorlake.schemaVersion` of each table and in the metadata of each column from the release on that made it. A change
+that adds no column writes its tables anew, so that their columns carry the version.
+
+1: the first. 2: columns carry the version.
+"""
+READABLE = (SCHEMA_VERSION - 1, SCHEMA_VERSION)
+"""Versions that this release reads."""
 
 # Spark's own DDL parser needs a running session, which reading a schema must not.
 _TYPES: dict[str, DataType] = {
