@@ -6,11 +6,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from factorlake.models.trained import TraceRow
     from factorlake.tables.delta_io import Commit
 
 
 class Killed(BaseException):
     """No error: nothing in the package may catch it."""
+
+
+def die_in(epoch: int) -> Callable[[TraceRow], None]:
+    """Return what ends training in the middle of an epoch, after its first half step."""
+
+    def look(row: TraceRow) -> None:
+        if row.epoch == epoch and row.state != "final":
+            raise Killed
+
+    return look
 
 
 def die_after(n_commits: int, write: Callable[..., Commit]) -> Callable[..., Commit]:

@@ -17,7 +17,7 @@ from factorlake.models.parameters import AlsParameters
 from factorlake.models.plan import ArrayRows
 from factorlake.models.prior import Features
 from factorlake.models.trained import Snapshot, TraceRow, TrainedModel
-from tests.faults.dying import Killed
+from tests.faults.dying import Killed, die_in
 from tests.models.problems import EXPLICIT, FROBENIUS, MODERN, SPARK, Problem, problem_of, random_ids
 from tests.models.test_same_numbers import bits
 
@@ -29,16 +29,6 @@ CASES = [
     pytest.param(replace(MODERN, rank=20, solver="subspace"), "one", id="subspace"),
     pytest.param(FROBENIUS, "stars", id="Frobenius"),
 ]
-
-
-def die_in(epoch: int) -> Callable[[TraceRow], None]:
-    """Return what ends training in the middle of an epoch, after its first half step."""
-
-    def look(row: TraceRow) -> None:
-        if row.epoch == epoch and row.state != "final":
-            raise Killed
-
-    return look
 
 
 def problem(rating: str) -> Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from factorlake.config.loader import build
 from factorlake.errors import NumericalError
 from factorlake.kernels.row_solvers import SEGMENT
 from factorlake.models.checkpoints import Checkpoints
-from factorlake.models.trained import TraceRow, TrainedModel
+from factorlake.models.trained import TrainedModel
 from factorlake.pipelines.context import Context
 from factorlake.pipelines.fit import als_parameters, fit
 from factorlake.pipelines.holdout import epoch_metric
@@ -24,7 +23,7 @@ from factorlake.spark.exchange import Exchange
 from factorlake.spark.training import Validation, fit_pairs
 from factorlake.tables.names import Lake
 from factorlake.types import PlanName
-from tests.faults.dying import Killed
+from tests.faults.dying import Killed, die_in
 
 pytestmark = pytest.mark.spark
 
@@ -146,14 +145,6 @@ def test_a_row_too_long_for_one_task_gives_the_same_bits_in_every_plan(spark: Sp
     local, broadcast, shuffle = (bits_of(context, pairs) for context in contexts)
     assert broadcast == local
     assert shuffle == local
-
-
-def die_in(epoch: int) -> Callable[[TraceRow], None]:
-    def look(row: TraceRow) -> None:
-        if row.epoch == epoch:
-            raise Killed
-
-    return look
 
 
 @pytest.mark.parametrize("objective", ["implicit", "explicit"])

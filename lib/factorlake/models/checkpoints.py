@@ -18,7 +18,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from factorlake.types import FloatMatrix, Side
+from factorlake.types import SIDES, FloatMatrix, Side
 
 from .parameters import AlsParameters
 from .plan import Plan, R
@@ -28,7 +28,6 @@ from .trained import TraceRow
 
 log = logging.getLogger(__name__)
 
-SIDES: tuple[Side, Side] = ("user", "item")
 PARTIAL = ".partial"
 STATE = "state.json"
 

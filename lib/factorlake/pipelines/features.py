@@ -20,11 +20,9 @@ from factorlake.pipelines.context import Context
 from factorlake.spark.features import FeaturePrior, SideFeatures, attribute_texts, learn_vocabulary, texts_print
 from factorlake.spark.training import FitFeatures
 from factorlake.tables import delta_io
-from factorlake.types import Side
+from factorlake.types import SIDES, Side
 
 log = logging.getLogger(__name__)
-
-SIDES: tuple[Side, ...] = ("user", "item")
 
 
 @dataclass(frozen=True)
