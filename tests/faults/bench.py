@@ -1,0 +1,314 @@
+"""Where the trials of the soak are made: a lake at each stage of a night, prepared once for a commit, a session that
+stays warm, drivers that wait for work, and the verdict on what a trial left."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from deploy.standalone.cluster import StandaloneCluster
+from factorlake.config.settings import Settings
+from factorlake.pipelines.demo import prepare_demo_log
+from factorlake.tables import delta_io
+from factorlake.tables.delta_io import Commit
+from tests.faults.driver import HELD, READY
+from tests.faults.ledger import CHECKOUT
+from tests.faults.polling_reader import Checksums, look
+from tests.faults.processes import kill_session
+from tests.pipelines.demo_lake import demo_settings, overrides, run_verb
+from tests.reference.contents import rows_of, tables_of
+
+# A night over a lake that has a published model: each stage leads from one prepared lake to the next.
+STAGES = ("ingest", "validate", "train", "evaluate", "recommend", "publish", "rollback", "maintain")
+# Small, with Spark tasks in every stage, and a gate that lets any model pass.
+SMALL = (
+    "demo.listeners=60",
+    "demo.tracks=40",
+    "train.rank=4",
+    "train.epochs=3",
+    "train.plan=broadcast",
+    "train.checkpoint_seconds=0",
+    "validate.expectations=null",
+    "publish.gate=false",
+)
+TODAY = "2025-03-05"
+DRIVER = ("spark.master=local[2]", "spark.driver_memory=1g", "spark.shuffle_partitions=2")
+# A job of these lakes takes seconds; one that takes so long will never end.
+STUCK_SECONDS = 150.0
+GOOD = (0, 99)
+
+
+@dataclass
+class Verdict:
+    """What a trial found; ``ledger.Trial`` says what each means."""
+
+    what: str
+    landed: bool = True
+    exit_codes: list[int] = field(default_factory=list)
+    lost: int = 0
+    duplicated: int = 0
+    torn: int = 0
+    wrong_exit: bool = False
+    stuck: bool = False
+
+    def ended(self, code: int | None, *good: int) -> None:
+        """Note how a job ended that should have ended with one of the codes; None: it had to be ended."""
+        if code is None:
+            self.stuck = True
+        else:
+            self.exit_codes.append(code)
+            self.wrong_exit |= code not in good
+
+
+class Driver:
+    """`tests.faults.driver` in a session of processes of its own."""
+
+    def __init__(self, scratch: Path, name: str, environment: dict[str, str] | None = None, *more: str) -> None:
+        self.log = scratch / f"{name}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.driver", *DRIVER, *more],
+                cwd=CHECKOUT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                text=True,
+            )
+        self.said: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.put(line.strip())
+        self.said.put(None)
+
+    def _hear(self, *words: str) -> str | None:
+        """Return the next of these words that it says; None when it ends before, or takes too long."""
+        while True:
+            try:
+                line = self.said.get(timeout=STUCK_SECONDS)
+            except queue.Empty:
+                return None
+            if line is None or line in words:
+                return line
+
+    def start(self, verb: str, settings: list[str], point: str = "", **options: Any) -> None:
+        """Begin a job once its session is up."""
+        if self._hear(READY) is None:
+            raise RuntimeError(f"no session: see {self.log}")
+        self._tell(json.dumps({"verb": verb, "settings": settings, "point": point, "options": options}))
+
+    def wait_held(self) -> bool:
+        """Wait until it holds at its point; False when it ended before."""
+        return self._hear(HELD) is not None
+
+    def go_on(self) -> None:
+        self._tell("")
+
+    def _tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def code(self, seconds: float = STUCK_SECONDS) -> int | None:
+        """Wait for its end and return its exit code; None when it takes longer, and then it is killed."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        kill_session(self.process.pid)
+        self.process.wait()
+
+
+class Bench:
+    """Lakes before each stage, and what may be done to them."""
+
+    def __init__(self, spark: SparkSession, folder: Path, commit: str) -> None:
+        """Prepare the lakes, where ``folder`` does not hold those of the commit."""
+        self.spark = spark
+        self.folder = folder
+        self.log = folder / "log"
+        self.scratch = folder / "scratch"
+        self._rows: dict[str, dict[str, Counter[str]]] = {}
+        self._spare: Driver | None = None
+        self._started = 0
+        self._held = ExitStack()
+        self._cluster: StandaloneCluster | None = None
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        notes = folder / "prepared.json"
+        if not notes.exists() or json.loads(notes.read_text())["commit"] != commit:
+            notes.write_text(json.dumps({"commit": commit, **self._prepare()}))
+        prepared = json.loads(notes.read_text())
+        self.commits: dict[str, list[str]] = prepared["commits"]
+        """The tables that each stage commits to, in turn."""
+        self.seconds: dict[str, float] = prepared["seconds"]
+        """How long each stage takes in the warm session."""
+        self.sets: dict[str, Checksums] = {}
+        """What each model publishes."""
+        for stage in ("publish", "rollback"):
+            seen = look(self.prepared(stage) / "main")
+            self.sets[seen.model] = seen.pinned
+
+    def prepared(self, stage: str) -> Path:
+        """The lake as it is before a stage; after all of them under the name `end`."""
+        return self.folder / "lakes" / stage
+
+    def settings_of(self, root: Path, *more: str) -> list[str]:
+        return overrides(root, self.log, *SMALL, "demo=null", *more)
+
+    def settings(self, root: Path, *more: str) -> Settings:
+        return demo_settings(root, self.log, *SMALL, "demo=null", *more)
+
+    def _prepare(self) -> dict[str, Any]:
+        """Run a night, and leave a copy of the lake before each of its stages; return what was noted of them."""
+        for name in ("lakes", "log"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        root = self.scratch / "lake"
+        prepare_demo_log(demo_settings(root, self.log, *SMALL))
+        later = self.folder / "later"
+        later.mkdir(exist_ok=True)
+        for path in sorted((self.log / "events").glob(f"{TODAY}*")):
+            path.rename(later / path.name)
+        self._must_run("run", root)
+        for path in sorted(later.iterdir()):
+            path.rename(self.log / "events" / path.name)
+        commits: dict[str, list[str]] = {}
+        seconds: dict[str, float] = {}
+        for stage in STAGES:
+            shutil.copytree(root, self.prepared(stage))
+            began = time.monotonic()
+            with noting_commits() as commits[stage]:
+                self._must_run(stage, root)
+            seconds[stage] = round(time.monotonic() - began, 2)
+        shutil.copytree(root, self.prepared("end"))
+        return {"commits": commits, "seconds": seconds}
+
+    def _must_run(self, verb: str, root: Path) -> None:
+        line = run_verb(self.spark, verb, self.settings(root))
+        if line["exit_code"] not in GOOD:
+            raise RuntimeError(f"{verb}: {line['reason']}")
+
+    def copy(self, stage: str, into: Path | None = None) -> Path:
+        """Return a new copy of the lake before a stage."""
+        self._started += 1
+        return Path(shutil.copytree(self.prepared(stage), (into or self.scratch) / f"lake{self._started}"))
+
+    def driver(self, *more: str, environment: dict[str, str] | None = None) -> Driver:
+        """Return a driver whose session, in a JVM of its own, is coming up."""
+        self._started += 1
+        return Driver(self.scratch, f"driver{self._started}", environment, *more)
+
+    def quick_driver(self) -> Driver:
+        """Return a driver with a session in the warm session's JVM. The next one is started already."""
+        gateway = self.spark.sparkContext._gateway
+        assert gateway is not None
+        parameters = gateway.gateway_parameters
+        there = {"PYSPARK_GATEWAY_PORT": str(parameters.port), "PYSPARK_GATEWAY_SECRET": str(parameters.auth_token)}
+        taken = self._spare or self.driver(environment={**os.environ, **there})
+        self._spare = self.driver(environment={**os.environ, **there})
+        return taken
+
+    def cluster(self) -> StandaloneCluster:
+        """Return a cluster of two workers, which is up until the bench closes."""
+        if self._cluster is None:
+            self._cluster = self._held.enter_context(StandaloneCluster(self.scratch / "cluster"))
+        return self._cluster
+
+    def tidy(self) -> None:
+        """Remove the lakes of the trials so far."""
+        for lake in self.scratch.glob("lake*"):
+            shutil.rmtree(lake)
+
+    def close(self) -> None:
+        if self._spare is not None:
+            self._spare.kill()
+        self._held.close()
+
+    def run(self, verb: str, root: Path, *more: str, **options: Any) -> int | None:
+        """Run a job in the warm session; return its exit code, None when it had to be ended."""
+        over = threading.Event()
+        ended = threading.Event()
+
+        def watch() -> None:
+            if not over.wait(STUCK_SECONDS):
+                ended.set()
+                self.spark.sparkContext.cancelAllJobs()
+
+        watchdog = threading.Thread(target=watch, daemon=True)
+        watchdog.start()
+        try:
+            line = run_verb(self.spark, verb, self.settings(root, *more), **options)
+        finally:
+            over.set()
+            watchdog.join()
+        return None if ended.is_set() else int(line["exit_code"])
+
+    def look(self, verdict: Verdict, root: Path) -> None:
+        """Look at what is published as a consumer does."""
+        verdict.torn += int(look(root / "main").is_mixed(self.sets))
+
+    def compare(self, verdict: Verdict, root: Path, stage: str, tables: tuple[str, ...] = ()) -> None:
+        """Count what a lake lacks of the undisturbed one after ``stage``, and what it has too much; of all tables, or
+        of some alone."""
+        self.look(verdict, root)
+        wanted, found = self._undisturbed(stage), contents(root)
+        for name in tables or sorted({*wanted, *found}):
+            expected, there = wanted.get(name, Counter()), found.get(name, Counter())
+            verdict.lost += (expected - there).total()
+            verdict.duplicated += (there - expected).total()
+
+    def _undisturbed(self, stage: str) -> dict[str, Counter[str]]:
+        if stage not in self._rows:
+            after = (*STAGES, "end")[STAGES.index(stage) + 1]
+            self._rows[stage] = contents(self.prepared(after))
+        return self._rows[stage]
+
+    def recover(self, verdict: Verdict, root: Path, stage: str, **options: Any) -> None:
+        """Run the stage again, undisturbed, and judge."""
+        self.look(verdict, root)
+        verdict.ended(self.run(stage, root, **options), *GOOD)
+        self.compare(verdict, root, stage)
+
+
+def contents(root: Path) -> dict[str, Counter[str]]:
+    """Return the rows of every table of a lake but `runs`; a register's once each."""
+    return {name: Counter(rows_of(path)) for name, path in tables_of(root).items() if name != "runs"}
+
+
+@contextmanager
+def noting_commits() -> Iterator[list[str]]:
+    """Note the tables that are written to, in turn."""
+    names: list[str] = []
+    write = delta_io._write
+
+    def writes(*arguments: Any) -> Commit:
+        names.append(Path(arguments[1]).name)
+        return write(*arguments)
+
+    delta_io._write = writes  # type: ignore[assignment]
+    try:
+        yield names
+    finally:
+        delta_io._write = write
