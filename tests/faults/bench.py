@@ -52,6 +52,15 @@ STUCK_SECONDS = 150.0
 GOOD = (0, 99)
 
 
+# Small disks under the scratch folder, where they could be mounted: for a lake, and the session's own.
+LAKE_DISK, LOCAL_DISK = "small", "local"
+
+
+def scratch_of(folder: Path) -> Path:
+    """Return where this process makes its trials: several soaks may share the lakes."""
+    return folder / f"scratch-{os.getpid()}"
+
+
 @dataclass
 class Verdict:
     """What a trial found; ``ledger.Trial`` says what each means."""
@@ -72,6 +81,11 @@ class Verdict:
         else:
             self.exit_codes.append(code)
             self.wrong_exit |= code not in good
+
+    def count(self, wanted: Counter[str], found: Counter[str]) -> None:
+        """Count the rows of a table that are missing, and those too many."""
+        self.lost += (wanted - found).total()
+        self.duplicated += (found - wanted).total()
 
 
 class Driver:
@@ -144,19 +158,20 @@ class Driver:
 class Bench:
     """Lakes before each stage, and what may be done to them."""
 
-    def __init__(self, spark: SparkSession, folder: Path, commit: str) -> None:
-        """Prepare the lakes, where ``folder`` does not hold those of the commit."""
+    def __init__(self, spark: SparkSession, folder: Path, commit: str, stages: tuple[str, ...] = STAGES) -> None:
+        """Prepare the lakes, where ``folder`` does not hold those of the commit. ``stages``: of a night, from its
+        beginning."""
         self.spark = spark
         self.folder = folder
+        self.stages = stages
         self.log = folder / "log"
-        self.scratch = folder / "scratch"
+        self.scratch = scratch_of(folder)
         self._rows: dict[str, dict[str, Counter[str]]] = {}
         self._spare: Driver | None = None
         self._started = 0
         self._held = ExitStack()
         self._cluster: StandaloneCluster | None = None
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir(parents=True)
+        self.scratch.mkdir(parents=True, exist_ok=True)
         notes = folder / "prepared.json"
         if not notes.exists() or json.loads(notes.read_text())["commit"] != commit:
             notes.write_text(json.dumps({"commit": commit, **self._prepare()}))
@@ -167,13 +182,17 @@ class Bench:
         """How long each stage takes in the warm session."""
         self.sets: dict[str, Checksums] = {}
         """What each model publishes."""
-        for stage in ("publish", "rollback"):
+        for stage in (*stages, "end"):
             seen = look(self.prepared(stage) / "main")
             self.sets[seen.model] = seen.pinned
 
     def prepared(self, stage: str) -> Path:
         """The lake as it is before a stage; after all of them under the name `end`."""
         return self.folder / "lakes" / stage
+
+    def after(self, stage: str) -> Path:
+        """The lake as it is after a stage that nobody disturbed."""
+        return self.prepared((*self.stages, "end")[self.stages.index(stage) + 1])
 
     def settings_of(self, root: Path, *more: str) -> list[str]:
         return overrides(root, self.log, *SMALL, "demo=null", *more)
@@ -196,7 +215,7 @@ class Bench:
             path.rename(self.log / "events" / path.name)
         commits: dict[str, list[str]] = {}
         seconds: dict[str, float] = {}
-        for stage in STAGES:
+        for stage in self.stages:
             shutil.copytree(root, self.prepared(stage))
             began = time.monotonic()
             with noting_commits() as commits[stage]:
@@ -245,6 +264,7 @@ class Bench:
         if self._spare is not None:
             self._spare.kill()
         self._held.close()
+        self.tidy()
 
     def run(self, verb: str, root: Path, *more: str, **options: Any) -> int | None:
         """Run a job in the warm session; return its exit code, None when it had to be ended."""
@@ -269,21 +289,22 @@ class Bench:
         """Look at what is published as a consumer does."""
         verdict.torn += int(look(root / "main").is_mixed(self.sets))
 
-    def compare(self, verdict: Verdict, root: Path, stage: str, tables: tuple[str, ...] = ()) -> None:
-        """Count what a lake lacks of the undisturbed one after ``stage``, and what it has too much; of all tables, or
-        of some alone."""
+    def compare(self, verdict: Verdict, root: Path, stage: str) -> None:
+        """Count what a lake lacks of the undisturbed one after ``stage``, and what it has too much."""
         self.look(verdict, root)
-        wanted, found = self._undisturbed(stage), contents(root)
-        for name in tables or sorted({*wanted, *found}):
-            expected, there = wanted.get(name, Counter()), found.get(name, Counter())
-            verdict.lost += (expected - there).total()
-            verdict.duplicated += (there - expected).total()
-
-    def _undisturbed(self, stage: str) -> dict[str, Counter[str]]:
         if stage not in self._rows:
-            after = (*STAGES, "end")[STAGES.index(stage) + 1]
-            self._rows[stage] = contents(self.prepared(after))
-        return self._rows[stage]
+            self._rows[stage] = contents(self.after(stage))
+        wanted, found = self._rows[stage], contents(root)
+        for name in {*wanted, *found}:
+            verdict.count(wanted.get(name, Counter()), found.get(name, Counter()))
+
+    def compare_events(self, verdict: Verdict, root: Path) -> None:
+        """The same of a lake whose files came elsewhere or at other times: of its events after validation, whatever the
+        batch."""
+        self.look(verdict, root)
+        wanted, found = contents(self.after("validate"), "batch"), contents(root, "batch")
+        for name in ("interactions", "users", "items"):
+            verdict.count(wanted[name], found[name])
 
     def recover(self, verdict: Verdict, root: Path, stage: str, **options: Any) -> None:
         """Run the stage again, undisturbed, and judge."""
@@ -292,9 +313,9 @@ class Bench:
         self.compare(verdict, root, stage)
 
 
-def contents(root: Path) -> dict[str, Counter[str]]:
-    """Return the rows of every table of a lake but `runs`; a register's once each."""
-    return {name: Counter(rows_of(path)) for name, path in tables_of(root).items() if name != "runs"}
+def contents(root: Path, *leave_out: str) -> dict[str, Counter[str]]:
+    """Return the rows of every table of a lake but `runs`, without some columns; a register's rows once each."""
+    return {name: Counter(rows_of(path, leave_out)) for name, path in tables_of(root).items() if name != "runs"}
 
 
 @contextmanager

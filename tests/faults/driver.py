@@ -6,8 +6,8 @@ It reads one line of JSON: verb, settings, options of the verb, and the point at
 commit with that number, counted from 1, before or after it is made ("before 3", "after 3"). There it says so, and goes
 on when it is told a line. It ends with the job's exit code. To start the session beforehand spares a trial the wait.
 
-Where the environment names the gateway of a JVM that is up (PYSPARK_GATEWAY_PORT), the driver takes a session of its own
-there, and the JVM outlives it. At a named point that makes no difference to what is on disk: the JVM stands idle then.
+Where the environment names the gateway of a JVM that is up (PYSPARK_GATEWAY_PORT), the driver takes a session of its
+own there, and the JVM outlives it. At a named point that makes no difference to what is on disk: the JVM is idle then.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def session_of_a_running_jvm() -> SparkSession:
 
     gateway = launch_gateway()
     jvm = gateway.jvm
-    context = SparkContext(gateway=gateway, jsc=jvm.JavaSparkContext(jvm.SparkContext.getOrCreate()))
-    return SparkSession(context, jvm.SparkSession.getDefaultSession().get().newSession())
+    context = SparkContext(gateway=gateway, jsc=jvm.JavaSparkContext(jvm.org.apache.spark.SparkContext.getOrCreate()))
+    return SparkSession(context, jvm.org.apache.spark.sql.classic.SparkSession.getDefaultSession().get().newSession())
 
 
 def main() -> None:

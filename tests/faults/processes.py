@@ -63,6 +63,16 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
+def is_told_to_end(pid: int) -> bool:
+    """Whether SIGTERM waits for a process that is stopped."""
+    try:
+        told = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    waiting = next(int(line.split()[1], 16) for line in told.splitlines() if line.startswith("ShdPnd"))
+    return bool(waiting >> (signal.SIGTERM - 1) & 1)
+
+
 def _state_of(pid: int) -> list[str] | None:
     """Return what /proc/PID/stat tells from the state on; None for a process that is gone or waits to be reaped."""
     try:

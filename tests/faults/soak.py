@@ -21,13 +21,13 @@ from pathlib import Path
 from factorlake.config.settings import SparkSettings
 from factorlake.spark.session import open_session
 from tests.conftest import QUICK_PLANS
-from tests.faults.bench import Bench
+from tests.faults.bench import LAKE_DISK, LOCAL_DISK, Bench, scratch_of
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.ledger import Trial, append, commit_at_hand, ledger_path, read, table
 
 log = logging.getLogger("soak")
 
-ON_SMALL_DISKS = {"disk full under spark.local.dir": "local", "disk full under the lake": "small"}
+ON_SMALL_DISKS = ("disk full under spark.local.dir", "disk full under the lake")
 SMALL_DISK = "300m"
 
 
@@ -45,19 +45,17 @@ def planned(kinds: list[Kind], trials: int | None) -> list[tuple[int, Kind]]:
 
 
 @contextmanager
-def small_disks(folder: Path) -> Iterator[bool]:
+def small_disks(disks: list[Path]) -> Iterator[bool]:
     """Mount the small disks that trials fill; yields False where that is not allowed."""
     mounted: list[Path] = []
     try:
-        for name in sorted(ON_SMALL_DISKS.values()):
-            disk = folder / name
-            disk.mkdir(parents=True, exist_ok=True)
+        for disk in disks:
+            disk.mkdir(parents=True)
             command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "soak", str(disk)]
             if os.geteuid() != 0 or subprocess.run(command, check=False).returncode != 0:
-                yield False
-                return
+                break
             mounted.append(disk)
-        yield True
+        yield len(mounted) == len(disks)
     finally:
         for disk in mounted:
             subprocess.run(["umount", "--lazy", str(disk)], check=True)
@@ -75,20 +73,22 @@ def main() -> int:
     kinds = [kind for name, kind in KINDS.items() if name.startswith(wanted)]
     commit, path, began = commit_at_hand(), ledger_path(), time.monotonic()
     folder = path.parent / "bench"
-    with small_disks(folder) as have_disks:
+    scratch = scratch_of(folder)
+    with small_disks([scratch / name for name in (LAKE_DISK, LOCAL_DISK)]) as have_disks:
         if not have_disks:
             log.warning("no small disks can be mounted here: %s are left out", ", ".join(ON_SMALL_DISKS))
             kinds = [kind for kind in kinds if kind.name not in ON_SMALL_DISKS]
-        scratch = {"spark.local.dir": str(folder / "local")} if have_disks else {}
+        local = {"spark.local.dir": str(scratch / LOCAL_DISK)} if have_disks else {}
         # A task is tried four times, as on a cluster.
         settings = SparkSettings(
-            master="local[2,4]", driver_memory="2g", shuffle_partitions=2, conf={**QUICK_PLANS, **scratch}
+            master="local[2,4]", driver_memory="2g", shuffle_partitions=2, conf={**QUICK_PLANS, **local}
         )
         spark = open_session(settings, name="factorlake-soak")
         bench = Bench(spark, folder, commit)
         try:
-            done = {(trial.kind, trial.seed) for trial in read(path, commit)}
             for seed, kind in planned(kinds, given.trials):
+                # Another soak may be at work on the same ledger.
+                done = {(trial.kind, trial.seed) for trial in read(path, commit)}
                 if (kind.name, seed) in done or time.monotonic() - began > given.seconds:
                     continue
                 trial = make_trial(bench, kind, seed, commit)

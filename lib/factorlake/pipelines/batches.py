@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import functions as F
@@ -19,7 +18,7 @@ from factorlake.pipelines.context import Context
 from factorlake.quality.anomalies import Finding
 from factorlake.quality.metrics import COUNTS, BatchMetrics
 from factorlake.quality.states import BatchState
-from factorlake.tables import delta_io
+from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
 GATE, WRITTEN, SHARE, STATE = "gate", "written", "quarantined_share", "state"
@@ -132,7 +131,7 @@ def record_decision(
 
 def record(context: Context, batch: str, rows: list[dict[str, Any]]) -> int:
     """Append rows of one batch to validation_results; return the table's version."""
-    now = datetime.now(UTC)
-    complete = [{**row, "batch": batch, "recorded_at": now, "run_id": context.run_id} for row in rows]
     path = context.lake.shared(TABLE)
+    moment = registry.next_moment(context.spark, path)
+    complete = [{**row, "batch": batch, "recorded_at": moment, "run_id": context.run_id} for row in rows]
     return context.append_rows(complete, path, SCHEMAS[TABLE]).version
