@@ -27,7 +27,7 @@ from factorlake.tables import delta_io
 from factorlake.tables.delta_io import Commit
 from tests.faults.driver import HELD, READY
 from tests.faults.ledger import CHECKOUT
-from tests.faults.polling_reader import Checksums, look
+from tests.faults.polling_reader import Checksums, Look, look
 from tests.faults.processes import kill_session
 from tests.pipelines.demo_lake import demo_settings, overrides, run_verb
 from tests.reference.contents import rows_of, tables_of
@@ -153,6 +153,35 @@ class Driver:
     def kill(self) -> None:
         kill_session(self.process.pid)
         self.process.wait()
+
+
+class Reader:
+    """`tests.faults.polling_reader` at a lake, and what it saw."""
+
+    def __init__(self, root: Path) -> None:
+        self.out, self._stop = root / "seen", root / "stop"
+        self.out.touch()
+        command = [sys.executable, "-m", "tests.faults.polling_reader", str(root / "main"), str(self.out)]
+        self.process = subprocess.Popen([*command, str(self._stop)], cwd=CHECKOUT)
+
+    def seen(self) -> list[Look]:
+        whole = [line for line in self.out.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [Look(**json.loads(line)) for line in whole]
+
+    def look_again(self) -> None:
+        """Wait until it has read everything once more from the beginning."""
+        wanted = len(self.seen()) + 2
+        while len(self.seen()) < wanted:
+            if self.process.poll() is not None:
+                raise RuntimeError("the reader met an error")
+            time.sleep(0.02)
+
+    def end(self) -> list[Look]:
+        """End it, and return all that it saw."""
+        self._stop.touch()
+        if self.process.wait() != 0:
+            raise RuntimeError("the reader met an error")
+        return self.seen()
 
 
 class Bench:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.standalone.cluster import spark_home
-from tests.faults.bench import GOOD, LAKE_DISK, LOCAL_DISK, STAGES, STUCK_SECONDS, TODAY, Bench, Verdict
+from tests.faults.bench import GOOD, LAKE_DISK, LOCAL_DISK, STAGES, STUCK_SECONDS, TODAY, Bench, Reader, Verdict
 from tests.faults.processes import command_line, is_told_to_end, members_of, python_workers, signal_each
 
 # Stages that read and write by Spark's tasks, of which some run Python.
@@ -75,6 +75,23 @@ def killed_at_random(bench: Bench, seed: int) -> Verdict:
     verdict.landed = _is_running_after(driver.process, seconds)
     driver.kill()
     bench.recover(verdict, root, stage)
+    return verdict
+
+
+def killed_under_reader(bench: Bench, seed: int) -> Verdict:
+    """A consumer in a process of its own reads over and over while a publish or a rollback is killed and run again."""
+    draw = random.Random(f"reader:{seed}")
+    stage = draw.choice(("publish", "rollback"))
+    number, where = draw.randint(1, len(bench.commits[stage])), draw.choice(("before", "after"))
+    verdict, root, driver = Verdict(f"{stage} {where} {number}"), bench.copy(stage), bench.quick_driver()
+    reader = Reader(root)
+    driver.start(stage, bench.settings_of(root), f"{where} {number}")
+    verdict.landed = driver.wait_held()
+    driver.kill()
+    reader.look_again()
+    bench.recover(verdict, root, stage)
+    reader.look_again()
+    verdict.torn += sum(seen.is_mixed(bench.sets) for seen in reader.end())
     return verdict
 
 
@@ -136,7 +153,7 @@ def two_starts(bench: Bench, seed: int) -> Verdict:
 
 def clock_jumps(bench: Bench, seed: int) -> Verdict:
     draw = random.Random(f"clock:{seed}")
-    stage = draw.choice(("ingest", "validate", "train", "evaluate", "recommend", "publish"))
+    stage = draw.choice(("validate", "train", "recommend", "publish"))
     days, seconds = draw.choice((-1, 1)), draw.uniform(0, 0.8 * bench.seconds[stage])
     verdict, root = Verdict(f"{stage} {days:+d} day after {seconds:.2f} s"), bench.copy(stage)
     jump = root / "clock"
@@ -343,6 +360,7 @@ KINDS = {
     for kind in (
         Kind("driver killed at a named point", killed_at_point, 66, fast=True),
         Kind("driver killed at a random time", killed_at_random, 16),
+        Kind("publish or rollback killed, a reader polling", killed_under_reader, 50),
         Kind("driver told to stop (SIGTERM)", told_to_stop, 10),
         Kind("driver stopped past its lease (SIGSTOP)", slept_past_lease, 12),
         Kind("two starts at once", two_starts, 12),

@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pytest import MonkeyPatch
+
 from factorlake.config.settings import SparkSettings
 from factorlake.spark.session import open_session
-from tests.conftest import QUICK_PLANS
+from tests.conftest import QUICK_PLANS, SHARED_JVM
 from tests.faults.bench import LAKE_DISK, LOCAL_DISK, Bench, scratch_of
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.ledger import Trial, append, commit_at_hand, ledger_path, read, table
@@ -83,7 +85,10 @@ def main() -> int:
         settings = SparkSettings(
             master="local[2,4]", driver_memory="2g", shuffle_partitions=2, conf={**QUICK_PLANS, **local}
         )
-        spark = open_session(settings, name="factorlake-soak")
+        # This JVM lives long; those of drivers do not (tests/conftest.py says what that is for).
+        with MonkeyPatch.context() as patch:
+            patch.setenv("JDK_JAVA_OPTIONS", SHARED_JVM)
+            spark = open_session(settings, name="factorlake-soak")
         bench = Bench(spark, folder, commit)
         try:
             for seed, kind in planned(kinds, given.trials):
