@@ -25,7 +25,7 @@ from factorlake.config.settings import Settings
 from factorlake.pipelines.demo import prepare_demo_log
 from factorlake.tables import delta_io
 from factorlake.tables.delta_io import Commit
-from tests.faults.driver import HELD, READY
+from tests.faults.driver import ENDED, HELD, READY
 from tests.faults.ledger import CHECKOUT
 from tests.faults.polling_reader import Checksums, Look, look
 from tests.faults.processes import kill_session
@@ -104,6 +104,7 @@ class Driver:
                 start_new_session=True,
                 text=True,
             )
+        self._is_up = False
         self.said: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -120,13 +121,14 @@ class Driver:
                 line = self.said.get(timeout=STUCK_SECONDS)
             except queue.Empty:
                 return None
-            if line is None or line in words:
+            if line is None or line.split(" ")[0] in words:
                 return line
 
     def start(self, verb: str, settings: list[str], point: str = "", **options: Any) -> None:
         """Begin a job once its session is up."""
-        if self._hear(READY) is None:
+        if not self._is_up and self._hear(READY) is None:
             raise RuntimeError(f"no session: see {self.log}")
+        self._is_up = True
         self._tell(json.dumps({"verb": verb, "settings": settings, "point": point, "options": options}))
 
     def wait_held(self) -> bool:
@@ -141,8 +143,19 @@ class Driver:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
+    def has_ended(self) -> bool:
+        """Whether its job is over, or it said anything else that nobody has heard yet."""
+        return not self.said.empty()
+
+    def wait_ended(self) -> int | None:
+        """Wait until its job is over, and return the job's exit code; None when it takes too long."""
+        line = self._hear(ENDED)
+        return None if line is None else int(line.split(" ")[1])
+
     def code(self, seconds: float = STUCK_SECONDS) -> int | None:
-        """Wait for its end and return its exit code; None when it takes longer, and then it is killed."""
+        """Let it end after this job, and return its exit code; None when it takes longer, and then it is killed."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -199,7 +212,7 @@ class Bench:
         self._spare: Driver | None = None
         self._started = 0
         self._held = ExitStack()
-        self._cluster: StandaloneCluster | None = None
+        self._on_cluster: tuple[StandaloneCluster, Driver] | None = None
         self.scratch.mkdir(parents=True, exist_ok=True)
         notes = folder / "prepared.json"
         if not notes.exists() or json.loads(notes.read_text())["commit"] != commit:
@@ -278,11 +291,15 @@ class Bench:
         self._spare = self.driver(environment={**os.environ, **there})
         return taken
 
-    def cluster(self) -> StandaloneCluster:
-        """Return a cluster of two workers, which is up until the bench closes."""
-        if self._cluster is None:
-            self._cluster = self._held.enter_context(StandaloneCluster(self.scratch / "cluster"))
-        return self._cluster
+    def on_cluster(self) -> tuple[StandaloneCluster, Driver]:
+        """Return a cluster of two workers and a driver on it; both are up until the bench closes."""
+        if self._on_cluster is None:
+            cluster = self._held.enter_context(StandaloneCluster(self.scratch / "cluster"))
+            conf = json.dumps({"spark.scheduler.minRegisteredResourcesRatio": "1.0", "spark.executor.memory": "1g"})
+            driver = self.driver(f"spark.master={cluster.master_url}", f"spark.conf={conf}")
+            self._held.callback(driver.kill)
+            self._on_cluster = cluster, driver
+        return self._on_cluster
 
     def tidy(self) -> None:
         """Remove the lakes of the trials so far."""

@@ -2,9 +2,10 @@
 
     python -m tests.faults.driver SPARK_SETTING=VALUE...
 
-It reads one line of JSON: verb, settings, options of the verb, and the point at which it shall hold ("" for none): the
-commit with that number, counted from 1, before or after it is made ("before 3", "after 3"). There it says so, and goes
-on when it is told a line. It ends with the job's exit code. To start the session beforehand spares a trial the wait.
+It reads a line of JSON for each job: verb, settings, options of the verb, and the point at which it shall hold ("" for
+none): the commit with that number, counted from 1, before or after it is made ("before 3", "after 3"). There it says
+so, and goes on when it is told a line. With the end of its input it ends, with the exit code of its last job. To start the
+session beforehand spares a trial the wait.
 
 Where the environment names the gateway of a JVM that is up (PYSPARK_GATEWAY_PORT), the driver takes a session of its
 own there, and the JVM outlives it. At a named point that makes no difference to what is on disk: the JVM is idle then.
@@ -16,7 +17,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pyspark import SparkContext
@@ -29,7 +29,7 @@ from factorlake.tables import delta_io
 from factorlake.tables.delta_io import Commit
 from tests.pipelines.demo_lake import CONF, DEMO
 
-READY, HELD = "ready", "held"
+READY, HELD, ENDED = "ready", "held", "ended"
 
 
 def say(word: str) -> None:
@@ -74,18 +74,21 @@ def main() -> None:
     # The first query of a session loads what every job needs.
     spark.range(1).collect()
     say(READY)
-    told = json.loads(sys.stdin.readline())
-    delta_io._write = holding_at(told["point"], delta_io._write)
-    line = execute(
-        told["verb"],
-        load_settings([DEMO], told["settings"]),
-        conf_dir=str(Path(CONF)),
-        open_session=lambda: spark,
-        progress=lambda _: None,
-        options=told["options"],
-    )
-    say(json.dumps({"exit_code": line["exit_code"], "reason": line["reason"]}))
-    sys.exit(line["exit_code"])
+    write, code = delta_io._write, 0
+    while line := sys.stdin.readline():
+        told = json.loads(line)
+        delta_io._write = holding_at(told["point"], write)
+        result = execute(
+            told["verb"],
+            load_settings([DEMO], told["settings"]),
+            conf_dir=str(CONF),
+            open_session=lambda: spark,
+            progress=lambda _: None,
+            options=told["options"],
+        )
+        code = result["exit_code"]
+        say(f"{ENDED} {code} {result['reason']}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ again undisturbed, and judges. The seed says which stage, where and when."""
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import random
 import shutil
@@ -31,6 +30,7 @@ FAILED = (1, 4)
 REFUSED = 3
 STOPPED = 4
 HELD_BY_ANOTHER = 5
+N_EXECUTORS = 2
 DAY = 86_400
 TERM_SECONDS = 10.0
 # The limit of the session, an hour, and that of a trial.
@@ -242,19 +242,21 @@ def executor_killed(bench: Bench, seed: int) -> Verdict:
     """A driver of a standalone cluster loses one of its two executors: the job ends well, with the same bits."""
     draw = random.Random(f"executor:{seed}")
     stage = WITH_PYTHON[int(seed % 3 == 2)]
-    cluster = bench.cluster()
-    conf = json.dumps({"spark.scheduler.minRegisteredResourcesRatio": "1.0", "spark.executor.memory": "1g"})
-    verdict, root = Verdict(stage, landed=False), bench.copy(stage)
-    driver = bench.driver(f"spark.master={cluster.master_url}", f"spark.conf={conf}")
-    driver.start(stage, bench.settings_of(root))
+    cluster, driver = bench.on_cluster()
     seconds = draw.uniform(0, bench.seconds[stage])
-    verdict.what += f" after {seconds:.2f} s"
-    if _is_running_after(driver.process, seconds):
+    verdict, root = Verdict(f"{stage} after {seconds:.2f} s", landed=False), bench.copy(stage)
+    executors: list[int] = []
+    # The one that was killed last may not have been replaced yet.
+    deadline = time.monotonic() + STUCK_SECONDS
+    while len(executors) < N_EXECUTORS and time.monotonic() < deadline:
+        time.sleep(0.2)
         members = [pid for session in cluster.sessions() for pid in members_of(session)]
         executors = [pid for pid in members if b"CoarseGrainedExecutorBackend" in command_line(pid)]
-        signal_each([draw.choice(sorted(executors))], signal.SIGKILL)
-        verdict.landed = True
-    verdict.ended(driver.code(), *GOOD)
+    driver.start(stage, bench.settings_of(root))
+    time.sleep(seconds)
+    verdict.landed = not driver.has_ended()
+    signal_each([draw.choice(sorted(executors))], signal.SIGKILL)
+    verdict.ended(driver.wait_ended(), *GOOD)
     bench.compare(verdict, root, stage)
     return verdict
 

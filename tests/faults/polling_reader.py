@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from deltalake import DeltaTable
 TABLES = ("user_factors", "item_factors", "recommendations")
 # Say which model wrote a row, and when: equal rows of two models keep those of the first.
 STAMPS = ("model_version", "as_of")
+
+# A consumer that never rests would take a processor from those whom it watches.
+PAUSE_SECONDS = 0.2
 
 Checksums = dict[str, str]
 
@@ -64,6 +68,7 @@ def main() -> None:
         while not stop.exists():
             told.write(json.dumps(asdict(look(folder))) + "\n")
             told.flush()
+            time.sleep(PAUSE_SECONDS)
 
 
 if __name__ == "__main__":
