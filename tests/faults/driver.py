@@ -4,8 +4,8 @@
 
 It reads a line of JSON for each job: verb, settings, options of the verb, and the point at which it shall hold ("" for
 none): the commit with that number, counted from 1, before or after it is made ("before 3", "after 3"). There it says
-so, and goes on when it is told a line. With the end of its input it ends, with the exit code of its last job. To start the
-session beforehand spares a trial the wait.
+so, and goes on when it is told a line. With the end of its input it ends, with the exit code of its last job. To start
+the session beforehand spares a trial the wait.
 
 Where the environment names the gateway of a JVM that is up (PYSPARK_GATEWAY_PORT), the driver takes a session of its
 own there, and the JVM outlives it. At a named point that makes no difference to what is on disk: the JVM is idle then.
