@@ -27,7 +27,7 @@ from factorlake.config.loader import build
 from factorlake.config.settings import Settings, SparkSettings
 from factorlake.pipelines.jobs import execute
 from factorlake.spark.session import open_session
-from tests.conftest import QUICK_PLANS
+from tests.conftest import QUICK_PLANS, SHARED_JVM
 from tests.reference.contents import tables_of
 
 DAY = timedelta(days=1)
@@ -52,6 +52,7 @@ def planning_seconds(spark: SparkSession, path: Path) -> float:
 
 def main() -> None:
     folder, days = Path(sys.argv[1]), int(sys.argv[2])
+    os.environ["JDK_JAVA_OPTIONS"] = SHARED_JVM
     clock = Path(os.environ["FACTORLAKE_CLOCK"])
     spark = open_session(SparkSettings(master="local[2]", driver_memory="2g", shuffle_partitions=2, conf=QUICK_PLANS))
     given = {"root": str(folder / "lake"), "input": str(folder / "log"), "events": {"columns": {"value": "value"}}}
