@@ -31,6 +31,8 @@ log = logging.getLogger("soak")
 
 ON_SMALL_DISKS = ("disk full under spark.local.dir", "disk full under the lake")
 SMALL_DISK = "300m"
+# An hour where nobody says otherwise.
+LIMIT_OF_WORKERS = {"spark.python.worker.idleTimeoutSeconds": "20"}
 
 
 def make_trial(bench: Bench, kind: Kind, seed: int, commit: str) -> Trial:
@@ -83,7 +85,10 @@ def main() -> int:
         local = {"spark.local.dir": str(scratch / LOCAL_DISK)} if have_disks else {}
         # A task is tried four times, as on a cluster.
         settings = SparkSettings(
-            master="local[2,4]", driver_memory="2g", shuffle_partitions=2, conf={**QUICK_PLANS, **local}
+            master="local[2,4]",
+            driver_memory="2g",
+            shuffle_partitions=2,
+            conf={**QUICK_PLANS, **LIMIT_OF_WORKERS, **local},
         )
         # This JVM lives long; those of drivers do not (tests/conftest.py says what that is for).
         with MonkeyPatch.context() as patch:
