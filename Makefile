@@ -72,7 +72,7 @@ check: setup ## lint, types, import rules
 test: setup airflow-env check ## check, then all tests but soak; STRICT=1 makes a skip a failure; PYTEST="-k name" narrows
 	$(BIN)/python -m pytest -p tests.contracts.strict_skips -q -rs -m "not soak" $(PYTEST)
 
-soak: setup ## the long proofs
+soak: setup ## the long proofs; faults that were survived on this commit are not injected again (.soak/ledger.jsonl)
 	$(BIN)/python -m pytest -q -rs -m soak $(PYTEST)
 
 bench: setup ## every benchmark of speed in a short form; the whole of one: python -m benchmarks.NAME

@@ -87,6 +87,10 @@ class StandaloneCluster:
         command = submit_command(self.master_url, [str(script), *arguments], conf or {})
         return subprocess.run(command, env=spark_environment(), capture_output=True, text=True, check=False)
 
+    def sessions(self) -> list[int]:
+        """Return the session of each process of the cluster; an executor is in its worker's."""
+        return [process.pid for process in self._processes]
+
     def _start(self, name: str, java_class: str, arguments: list[str], up: re.Pattern[str]) -> str:
         """Start one process; return the part of its log that says that it is up."""
         scratch = self.folder / name / "scratch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pyspark.sql import SparkSession
 from factorlake.pipelines.jobs import execute
 from factorlake.tables import delta_io
 from tests.faults.dying import Killed, die_after
+from tests.faults.processes import kill_session
 from tests.pipelines.demo_lake import CONF, DEMO, DemoRun, demo_settings, overrides, run_verb
 from tests.reference.contents import lake_contents, rows_of
 
@@ -76,29 +76,6 @@ def kill_run_at(moment: str | Path, root: Path, log: Path, scratch: Path) -> Non
 
 def has_come(moment: str | Path, root: Path, told: Path) -> bool:
     return (root / moment).exists() if isinstance(moment, Path) else moment in told.read_text(errors="replace")
-
-
-def kill_session(leader: int) -> None:
-    """Kill every process of a session; Spark's workers leave the process group, but not the session."""
-    while members := [pid for pid in all_processes() if session_of(pid) == leader]:
-        for pid in members:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-def all_processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-
-
-def session_of(pid: int) -> int | None:
-    """Return the session of a living process; None for one that is gone or waits to be reaped."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else int(fields[3])
 
 
 def folders_of(root: Path) -> set[str]:

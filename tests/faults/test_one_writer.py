@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from tests.faults.test_killed_run import SESSION, all_processes, has_come, kill_session, session_of
+from tests.faults.processes import kill_session, members_of, signal_each
+from tests.faults.test_killed_run import SESSION, has_come
 from tests.pipelines.demo_lake import DEMO, RIVAL, DemoRun, demo_settings, overrides, run_verb
 from tests.reference.contents import lake_contents, published_bytes, read_table
 
@@ -49,8 +50,7 @@ class Started:
             time.sleep(0.01)
 
     def signal_all(self, number: int) -> None:
-        for pid in [pid for pid in all_processes() if session_of(pid) == self.process.pid]:
-            os.kill(pid, number)
+        signal_each(members_of(self.process.pid), number)
 
     def line(self) -> dict[str, object]:
         return dict(json.loads(self.result.read_text().splitlines()[-1]))

@@ -99,3 +99,17 @@ def test_of_four_processes_that_try_a_thousand_times_and_more_no_two_hold_it_at_
     told = [rival.communicate() for rival in rivals]
     assert [(rival.returncode, errors) for rival, (_, errors) in zip(rivals, told, strict=True)] == [(0, "")] * 4
     assert all(int(out) >= 50 for out, _ in told)
+
+
+def test_a_holder_whose_name_finds_no_room_on_the_disk_leaves_no_lease_behind(tmp_path: Path) -> None:
+    folder = str(tmp_path / "lease")
+    program = (
+        "import resource, signal; from factorlake.tables.lease import Lease; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8)); "
+        f"Lease({folder!r}, 'first').__enter__()"
+    )
+    failed = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in failed.stderr
+    with Lease(folder, "second") as lease:
+        assert lease.check() == 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import functions as F
@@ -19,7 +18,7 @@ from factorlake.pipelines.context import Context
 from factorlake.quality.anomalies import Finding
 from factorlake.quality.metrics import COUNTS, BatchMetrics
 from factorlake.quality.states import BatchState
-from factorlake.tables import delta_io
+from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 
 GATE, WRITTEN, SHARE, STATE = "gate", "written", "quarantined_share", "state"
@@ -154,9 +153,10 @@ def record(context: Context, batch: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _append(context: Context, rows: dict[str, list[dict[str, Any]]]) -> None:
-    said = {"recorded_at": datetime.now(UTC), "run_id": context.run_id}
+    path = context.lake.shared(TABLE)
+    said = {"recorded_at": registry.next_moment(context.spark, path), "run_id": context.run_id}
     complete = [{**row, "batch": batch, **said} for batch, some in rows.items() for row in some]
-    context.append_rows(complete, context.lake.shared(TABLE), SCHEMAS[TABLE])
+    context.append_rows(complete, path, SCHEMAS[TABLE])
 
 
 def _gate_row(decision: Decision) -> dict[str, Any]:

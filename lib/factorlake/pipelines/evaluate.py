@@ -127,7 +127,8 @@ def _record(context: Context, row: Row, metrics: dict[str, float]) -> None:
 
 
 def _write(context: Context, figures: Figures, version: str, judged_by: str) -> int:
-    settings, moment = context.settings.evaluate, registry.now()
+    settings, path = context.settings.evaluate, context.lake.own("evaluation")
+    moment = registry.next_moment(context.spark, path)
     rows = [
         {
             "model_version": version,
@@ -143,11 +144,11 @@ def _write(context: Context, figures: Figures, version: str, judged_by: str) -> 
         }
         for (name, metric, part), interval in figures.items()
     ]
-    path = context.lake.own("evaluation")
     return context.append_rows(rows, path, SCHEMAS["evaluation"], app_id=f"evaluate:{judged_by}").version
 
 
 def _write_calibration(context: Context, found: Calibrated, version: str, judged_by: str) -> int:
+    path = context.lake.own("calibrations")
     scores, probabilities = found.calibration.to_lists()
     row = {
         "model_version": version,
@@ -155,10 +156,9 @@ def _write_calibration(context: Context, found: Calibrated, version: str, judged
         "scores": scores,
         "probabilities": probabilities,
         "n": found.n,
-        "recorded_at": registry.now(),
+        "recorded_at": registry.next_moment(context.spark, path),
         "run_id": context.run_id,
     }
-    path = context.lake.own("calibrations")
     return context.append_rows([row], path, SCHEMAS["calibrations"], app_id=f"calibrate:{judged_by}").version
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from pyspark.sql import Row
@@ -15,7 +14,7 @@ from pyspark.sql import functions as F
 
 from factorlake.pipelines.context import Context
 from factorlake.spark.delta_source import TableVersion, Taken
-from factorlake.tables import delta_io
+from factorlake.tables import delta_io, registry
 from factorlake.tables.schemas import SCHEMAS
 from factorlake.times import from_micros
 
@@ -121,6 +120,7 @@ def entry(
 
 def record(context: Context, entries: list[dict[str, Any]]) -> int:
     """Append the entries in one commit; return the ledger's version."""
-    now = datetime.now(UTC)
-    rows = [{**values, "recorded_at": now, "run_id": context.run_id} for values in entries]
-    return context.append_rows(rows, context.lake.shared("ingest_ledger"), SCHEMAS["ingest_ledger"]).version
+    path = context.lake.shared("ingest_ledger")
+    moment = registry.next_moment(context.spark, path)
+    rows = [{**values, "recorded_at": moment, "run_id": context.run_id} for values in entries]
+    return context.append_rows(rows, path, SCHEMAS["ingest_ledger"]).version

@@ -83,13 +83,14 @@ def stands(context: Context, publication: Row) -> bool:
 
 def record_publication(context: Context, publication: dict[str, Any]) -> None:
     """Append what makes the tables' new versions one set; written after all of them."""
+    path = context.lake.own("publications")
     said = {
         "slot": context.settings.publish.slot,
         "lease": context.lease(),
-        "published_at": registry.now(),
+        "published_at": registry.next_moment(context.spark, path, "published_at"),
         "run_id": context.run_id,
     }
-    context.append_rows([publication | said], context.lake.own("publications"), SCHEMAS["publications"])
+    context.append_rows([publication | said], path, SCHEMAS["publications"])
 
 
 def record_published(context: Context, row: Row | None) -> None:

@@ -41,6 +41,13 @@ SAFE_RECOMPUTE = {
     "spark.sql.shuffle.orderIndependentChecksum.enableFullRetryOnMismatch": "true",
 }
 
+# A Python worker that hangs would hold its job for ever. Spark counts the time in which no data comes from it or goes
+# to it, which in a long batch of honest work may be minutes. It is ended then, and its task tried again.
+HUNG_WORKERS = {
+    "spark.python.worker.idleTimeoutSeconds": "3600",
+    "spark.python.worker.killOnIdleTimeout": "true",
+}
+
 
 def package_folder() -> str:
     """Folder that must be on a worker's path so that it can import this package."""
@@ -58,6 +65,7 @@ def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
         **DELTA,
         **SMALL_TABLES,
         **SAFE_RECOMPUTE,
+        **HUNG_WORKERS,
         **JOB_SETTINGS,
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         # A limit in bytes makes Spark measure the whole batch again after every row, which costs more than to write

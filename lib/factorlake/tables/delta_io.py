@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException, PySparkException
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -292,7 +292,7 @@ def _compact(spark: SparkSession, path: str, committed: int) -> int:
     safe without it: when it fails, that is logged and nothing else."""
     try:
         compact(spark, path)
-    except PySparkException as error:
+    except Exception as error:  # Delta's conflicts come as errors of py4j's or of PySpark's own
         log.warning("%s was not compacted: %s", path, str(error).partition("\n")[0])
     return int(spark.conf.get(LAST_COMMIT, None) or committed)
 

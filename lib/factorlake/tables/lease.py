@@ -44,8 +44,14 @@ class Lease:
         except (FileExistsError, FileNotFoundError):
             # The next number is taken, or so many were taken since that the file looked at is cleared away.
             raise self._held_by(self._newest()) from None
-        with os.fdopen(handle, "w") as file:
-            json.dump({"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname(), "pids": _pids()}, file)
+        try:
+            with os.fdopen(handle, "w") as file:
+                holder = {"run_id": self.run_id, "pid": os.getpid(), "host": socket.gethostname(), "pids": _pids()}
+                json.dump(holder, file)
+        except OSError:
+            # A full disk. The file would keep others away until its time has passed, for a holder that is none.
+            self._file(self.number).unlink(missing_ok=True)
+            raise
         if self._newest() != self.number:
             # Taken, let go and cleared away by others before: a number below theirs is no lease.
             self._file(self.number).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from factorlake.tables import delta_io
 from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMAS
-from factorlake.times import as_utc
+from factorlake.times import as_utc, from_micros
 
 EXPIRED = "expired"
 """State of a model whose candidate `maintain` removed."""
@@ -22,6 +22,16 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def next_moment(spark: SparkSession, path: str, column: str = "recorded_at") -> datetime:
+    """Return the time for new rows of the register at ``path``: now, or just after its newest row where the clock has
+    been put back since. The latest row of a key holds, whatever the clock does."""
+    newest = None
+    if delta_io.exists(spark, path):
+        (row,) = delta_io.read(spark, path).agg(F.max(F.unix_micros(column)).alias("newest")).collect()
+        newest = row["newest"]
+    return now() if newest is None else max(now(), from_micros(newest + 1))
+
+
 def record_run(spark: SparkSession, lake: Lake, row: dict[str, Any]) -> None:
     """Append one state of a run."""
     delta_io.append_rows(spark, [row], lake.shared("runs"), SCHEMAS["runs"], run_id=row["run_id"])
@@ -29,8 +39,9 @@ def record_run(spark: SparkSession, lake: Lake, row: dict[str, Any]) -> None:
 
 def record_model(spark: SparkSession, lake: Lake, row: dict[str, Any], run_id: str) -> int:
     """Append one state of a model version and return the table's version."""
-    row = {**row, "recorded_at": now(), "run_id": run_id}
-    return delta_io.append_rows(spark, [row], lake.own("models"), SCHEMAS["models"], run_id=run_id).version
+    path = lake.own("models")
+    row = {**row, "recorded_at": next_moment(spark, path), "run_id": run_id}
+    return delta_io.append_rows(spark, [row], path, SCHEMAS["models"], run_id=run_id).version
 
 
 def model(spark: SparkSession, lake: Lake, version: str) -> Row | None:
