@@ -75,6 +75,11 @@ class Context:
             noted = {**(details or {}), "lease": number}
             return delta_io.overwrite(self.spark, frame, path, schema, run_id=self.run_id, details=noted)
 
+    def erase(self, path: str, schema: TableSchema, keys: DataFrame, *, noted: dict[str, str] | None = None) -> int:
+        """`delta_io.erase` while the lease is this run's."""
+        with self._fenced():
+            return delta_io.erase(self.spark, path, schema, keys, run_id=self.run_id, noted=noted)
+
     def record_model(self, row: dict[str, Any]) -> int:
         """`registry.record_model` while the lease is this run's."""
         with self._fenced():
