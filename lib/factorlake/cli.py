@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -318,6 +319,23 @@ def maintain(
     raise typer.Exit(_job("maintain", config, overrides, dry_run, print_config, quiet, force=force))
 
 
+@app.command()
+def forget(
+    config: Config = None,
+    overrides: Set = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
+    quiet: Json = False,
+    user: Annotated[str | None, typer.Option("--user", help="Id of the user, as the log has it.")] = None,
+    users_file: Annotated[
+        str | None,
+        typer.Option("--users-file", help="Text file with an id in each line; ids stay off the command line."),
+    ] = None,
+) -> None:
+    """Remove users from every table of the lake; the next maintain removes them from its history."""
+    raise typer.Exit(_job("forget", config, overrides, dry_run, print_config, quiet, user=user, users_file=users_file))
+
+
 class Method(StrEnum):
     """The methods of `decompose`."""
 
@@ -408,7 +426,7 @@ def _show(name: str, config: list[str] | None, overrides: list[str] | None, quie
     _configure_logging(quiet)
     _one_blas_thread()
     settings = load_settings(config or (), overrides or ())
-    module = __import__(f"factorlake.pipelines.{name}", fromlist=["show"])
+    module = importlib.import_module(f"factorlake.pipelines.{name}")
     return int(module.show(settings, as_json=quiet, **options))
 
 

@@ -283,7 +283,7 @@ def _archived_frames(path: Path) -> NDArray[np.float32]:
     try:
         # Opened here, since np.load forgets to close what it cannot read.
         with path.open("rb") as file:
-            archive = np.load(file)
+            archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise ValueError("it is an array, no archive of arrays")
             names = list(archive.files)

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from factorlake.errors import ConfigError, DataRefusedError
-from factorlake.pipelines import ingest, replay, validate
+from factorlake.pipelines import forget, ingest, replay, validate
 from factorlake.pipelines.context import Context
 from factorlake.tables import delta_io
 from tests.faults.dying import Killed, die_after
@@ -219,3 +219,23 @@ def test_replay_killed_after_any_of_its_commits_is_done_by_the_next(
         assert figures(now) == figures(whole)
         for side in ("users", "items"):
             assert indexes(now, side) == indexes(whole, side)
+
+
+@pytest.mark.parametrize("policy", ["keep", "rebuild"])
+def test_records_of_users_who_were_forgotten_are_missed_by_neither(
+    spark: SparkSession, lake_root: str, tmp_path: Path, policy: str
+) -> None:
+    source, root = tmp_path / "log", Path(lake_root)
+    strict = rules(spark, root, source, True)
+    filled(strict, source)
+    # One in quarantine, one accepted.
+    for user in ("u6", "u1"):
+        assert forget.run(strict, user=user).exit_code == 0
+    mended = rules(spark, root, source, False, policy)
+    moved = replay.run(mended) if policy == "keep" else validate.run(mended)
+    assert moved.exit_code == 0
+    assert [row[0] for row in contents(mended, "interactions")] == ["u2", "u3", "u5", "u7"]
+    assert [row[1] for row in contents(mended, "quarantine")] == ["[missing_user_id]", "[value_not_a_number]"]
+    for told in figures(mended):
+        assert told["rows"] == sum(told.get(name, 0) for name in COUNTED)
+    assert (replay if policy == "keep" else validate).run(mended).exit_code == 99

@@ -32,6 +32,8 @@ HOSTILE = (
     "javascript:alert(1)",
     "&lt;b&gt; &amp; $x_1$ \\frac{1}{2}",
     "a\u202etxt.exe\x00\x1b[31m\ud800",
+    "=HYPERLINK(A1)\t=1+1\r\n-2+3 @SUM(1)*cmd|' /C calc'!A0",
+    "{{7*7}}${jndi:ldap://x}<base href=//x><style>@import url(//x)",
 )
 STRUCTURE = "html head meta title style body header main footer section div p span code bdi h1 h2 h3 b i ol li"
 TABLES = "table caption thead tbody tr th td dl dt dd details summary"

@@ -57,10 +57,20 @@ def load_settings(
 
 def build(values: dict[str, Any]) -> Settings:
     """Return checked settings, or raise a ConfigError that names the setting and the way out."""
+    _refuse_nul(values, "")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _refuse_nul(value: Any, name: str) -> None:
+    """Raise where a text holds a NUL: in a path it is where some of those who read it stop."""
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"setting {name!r} holds a NUL character")
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        _refuse_nul(item, f"{name}.{key}" if name else str(key))
 
 
 def conf_folder(paths: Iterable[str | Path]) -> str:
@@ -77,17 +87,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONF_BYTES:
             raise ConfigError(f"conf file {path} is larger than {MAX_CONF_BYTES} bytes")
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        values = read_yaml(path.read_text(encoding="utf-8"), f"conf file {path}")
     except OSError as error:
         raise ConfigError(f"conf file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"conf file {path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
-    except yaml.MarkedYAMLError as error:
-        # Not the whole message: it quotes the line, which may hold a secret.
-        at = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise ConfigError(f"conf file {path} is no valid YAML{at}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"conf file {path} is no valid YAML: {type(error).__name__}") from None
+    except ValueError:
+        # A NUL, which no path has.
+        raise ConfigError(f"conf file {str(path)!r} is no path") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -95,8 +102,35 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_yaml(text: str, what: str) -> Any:
+    """Return what a YAML text holds: plain values, lists and mappings alone. ``what`` names it in errors.
+
+    Raises
+    ------
+    ConfigError : it is no YAML, or has a key given twice, a tag of its own, an alias, or too many levels. Its line is
+        told and not what stands there, which may be a secret.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        at = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{what} is no valid YAML{at}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        # Of a date that is none the constructor raises a ValueError.
+        raise ConfigError(f"{what} is no valid YAML: {type(error).__name__}") from None
+    except RecursionError:
+        raise ConfigError(f"{what} is no valid YAML: it has too many levels") from None
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """safe_load that also refuses a key given twice, where plain YAML silently takes the last."""
+    """safe_load that also refuses a key given twice, where plain YAML silently takes the last, and aliases: a few
+    hundred bytes of them stand for more than memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"the alias *{event.anchor} is not taken", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -107,10 +141,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of {where!r} is no valid YAML") from None
+    return read_yaml(text, f"the value of {where!r}")
 
 
 def _expand(value: Any, environment: Mapping[str, str], where: str) -> Any:

@@ -26,6 +26,7 @@ SHARED_TABLES = (
     "item_attributes",
     "runs",
     "validation_results",
+    "erasures",
 )
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}\Z")
 

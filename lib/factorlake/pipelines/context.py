@@ -85,6 +85,11 @@ class Context:
             return spark.createDataFrame([], schema.fields), version
         return delta_io.with_columns_of(delta_io.read(spark, path, version), schema), version
 
+    def erase(self, path: str, schema: TableSchema, keys: DataFrame, *, noted: dict[str, str] | None = None) -> int:
+        """`delta_io.erase` while the lease is this run's."""
+        with self._fenced():
+            return delta_io.erase(self.spark, path, schema, keys, run_id=self.run_id, noted=noted)
+
     def record_model(self, row: dict[str, Any]) -> int:
         """`registry.record_model` while the lease is this run's."""
         with self._fenced():

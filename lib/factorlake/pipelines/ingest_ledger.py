@@ -69,15 +69,21 @@ class Ledger:
     def batches(self) -> dict[str, int]:
         """Records of each ingested batch, in the order the batches were ingested."""
         first: dict[str, int] = {}
-        records: dict[str, dict[str, int]] = {}
         for row in self.rows:
             if row["outcome"] == INGESTED:
-                batch = row["batch"]
-                first[batch] = min(first.get(batch, row["recorded_us"]), row["recorded_us"])
-                # By file: two runs may have closed a batch, one after the other.
-                records.setdefault(batch, {})[row["file"]] = row["records"] or 0
+                first[row["batch"]] = min(first.get(row["batch"], row["recorded_us"]), row["recorded_us"])
+        files = self.ingested()
         in_order = sorted(first, key=lambda batch: (first[batch], batch))
-        return {batch: sum(records[batch].values()) for batch in in_order}
+        return {batch: sum(row["records"] or 0 for row in files[batch].values()) for batch in in_order}
+
+    def ingested(self) -> dict[str, dict[str, Row]]:
+        """The latest row of each file of each ingested batch: two runs may have closed it, one after the other, and
+        records may have been forgotten since."""
+        latest: dict[str, dict[str, Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row["recorded_us"]):
+            if row["outcome"] == INGESTED:
+                latest.setdefault(row["batch"], {})[row["file"]] = row
+        return latest
 
     def last_taken(self, table: str) -> Taken | None:
         """The latest version of a Delta source that was ingested; None when none was."""

@@ -39,6 +39,8 @@ class Job:
     help: str
     shared: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    everywhere: bool = False
+    """Whether it writes the tables of every recommender, not only of the settings'."""
 
     @property
     def module(self) -> str:
@@ -111,6 +113,17 @@ JOBS = {
             "Compact and vacuum tables, remove candidates that nobody can go back to.",
             ("raw_events", "interactions"),
             ("models", "candidates", "recommendations"),
+        ),
+        Job(
+            "forget",
+            "forget_user",
+            "Remove users from every table.",
+            (
+                *("raw_events", "ingest_ledger", "quarantine", "interactions", "users", "user_attributes"),
+                "erasures",
+            ),
+            ("user_factors", "recommendations", "publications", "models", "candidates", "decompositions"),
+            everywhere=True,
         ),
         Job(
             "run",
@@ -212,6 +225,8 @@ def _take_leases(held: ExitStack, job: Job, lake: Lake, run_id: str) -> Callable
     leases = []
     if job.shared:
         leases.append(held.enter_context(Lease(f"{lake.root}/_lease", run_id)))
-    if job.own:
-        leases.append(held.enter_context(Lease(f"{lake.root}/{lake.recommender}/_lease", run_id)))
+    own = [lake.recommender] if job.own else []
+    own += lake.other_recommenders() if job.everywhere else []
+    for recommender in sorted(own):
+        leases.append(held.enter_context(Lease(f"{lake.root}/{recommender}/_lease", run_id)))
     return lambda: [lease.check() for lease in leases][-1]

@@ -1,5 +1,5 @@
-"""Keep a lake small: compacts and vacuums every table, removes the candidates of models that nobody can go back to, and
-what killed runs left.
+"""Keep a lake small: compacts and vacuums every table, drops commits that are over, removes the candidates of models
+that nobody can go back to, and what killed runs left.
 
 Nothing that a reader may hold is touched: files that a version needs stay for `maintain.keep_days` after the commit
 that did without them, and longer where a model that is kept, or a publication that a slot can go back to, is older.
@@ -14,15 +14,21 @@ from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.spark.compat import remove_folder
 from factorlake.tables import delta_io, registry
-from factorlake.tables.names import CANDIDATE_TABLES, PUBLISHED_TABLES, RECOMMENDER_TABLES, Lake
+from factorlake.tables.delta_log import drop_commits
+from factorlake.tables.names import (
+    CANDIDATE_TABLES,
+    DECOMPOSITION_TABLES,
+    LEFT_BY_RUNS,
+    PUBLISHED_TABLES,
+    RECOMMENDER_TABLES,
+    Lake,
+)
 from factorlake.tables.registry import EXPIRED
 from factorlake.tables.schemas import SCHEMAS
 
 SAFE_HOURS = 7 * 24
 """Delta's own floor: a reader or a writer that takes longer than the files it needs are kept fails, or worse."""
 HOUR = timedelta(hours=1)
-LEFT_BY_RUNS = ("rating_blocks", "exchange", "checkpoints")
-"""In a candidate's folder while a run works on it; the lease says that none does."""
 
 
 def run(context: Context, force: bool = False) -> JobResult:
@@ -45,7 +51,10 @@ def run(context: Context, force: bool = False) -> JobResult:
     since = min([since, *(_kept(context, Lake.at(lake.root, other))[1] for other in lake.other_recommenders())])
     hours = settings.keep_days * 24
     if hours >= SAFE_HOURS:
-        hours = max(hours, (now - since) / HOUR + 1)
+        # An hour for clocks that differ; but what was forgotten is not kept for anybody.
+        erased = registry.last_erasure(spark, lake)
+        start = since - HOUR if erased is None else max(since - HOUR, erased)
+        hours = max(hours, (now - start) / HOUR)
     tables = _tables(context, kept)
     compacted = 0
     for path, grows in tables.items():
@@ -53,6 +62,7 @@ def run(context: Context, force: bool = False) -> JobResult:
         if grows:
             compacted += int(delta_io.compact(spark, path))
         delta_io.vacuum(spark, path, hours)
+        drop_commits(path, now - hours * HOUR)
         context.progress(f"{path.removeprefix(f'{lake.root}/')}: files older than {hours / 24:.1f} days are gone")
     return JobResult(
         reason=f"{len(tables)} tables, {len(removed)} candidates removed",
@@ -111,4 +121,7 @@ def _tables(context: Context, kept: set[str]) -> dict[str, bool]:
     slots = registry.slots(spark, lake)
     named += [(lake.published(name, slot), name) for slot in slots for name in PUBLISHED_TABLES]
     named += [(lake.candidate(version, name), name) for version in sorted(kept) for name in CANDIDATE_TABLES]
+    named += [
+        (lake.decomposition(version, name), name) for version in lake.decompositions() for name in DECOMPOSITION_TABLES
+    ]
     return {path: SCHEMAS[name].grows for path, name in named if delta_io.exists(spark, path)}

@@ -74,9 +74,11 @@ def is_rebuild_due(context: Context, states: BatchStates) -> bool:
     return states.rebuilding or any(states.decisions[batch].rules != rules for batch in states.written)
 
 
-def rebuild(context: Context, states: BatchStates, result: JobResult) -> str:
+def rebuild(context: Context, states: BatchStates, ingested: Mapping[str, int], result: JobResult) -> str:
     """Derive interactions and quarantine again from the records of all batches that are in; return what has changed in
     a sentence. The figures come into ``result``.
+
+    ingested : how many records the ledger knows of each batch.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def rebuild(context: Context, states: BatchStates, result: JobResult) -> str:
     ids = dictionaries.look_up(context, accepted)
     try:
         found = _counted(records, states.written)
-        decisions = _decided_anew(context, states, found)
+        decisions = _decided_anew(context, states, ingested, found)
         change = _difference(context, accepted)
         _allow(context, states, found, change)
         progress.record(context, progress.REBUILD, [{"rule": progress.BEGUN, "kind": progress.REBUILD}])
@@ -140,11 +142,13 @@ def _judged_anew(context: Context, written: list[str]) -> DataFrame:
     return with_verdicts(judged, none, none, settings.events.event_key, first=(TURN, "file", "position"))
 
 
-def _decided_anew(context: Context, states: BatchStates, found: Mapping[str, BatchState]) -> dict[str, Decision]:
+def _decided_anew(
+    context: Context, states: BatchStates, ingested: Mapping[str, int], found: Mapping[str, BatchState]
+) -> dict[str, Decision]:
     decisions = {}
     for batch, state in found.items():
         before = states.decisions[batch]
-        check_accounting(batch, before.counts["rows"], dict(state.counts))
+        check_accounting(batch, ingested[batch], dict(state.counts))
         top = sorted(state.reasons.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
         detail = {**before.detail, "rules_hash": rules_of(context), "top_reasons": top}
         # How many users and items a batch had is told of it as it came; it decides nothing.

@@ -99,20 +99,27 @@ def _landed(context: Context, leaving: DataFrame) -> DataFrame:
 def _recount(context: Context, states: BatchStates, landed: DataFrame, staying: DataFrame, leaving: DataFrame) -> None:
     """Record what the batches are without the records that leave. A batch that an earlier run has counted anew, and
     whose records it then did not come to take out, is left alone."""
-    n_landed = {row["batch"]: row["count"] for row in landed.groupBy("batch").count().collect()}
-    touched = [row["batch"] for row in leaving.select("batch").distinct().collect()]
-    reasons: dict[str, dict[str, int]] = {batch: {} for batch in touched}
+    n_landed, n_leaving, n_staying = (
+        {row["batch"]: row["count"] for row in frame.groupBy("batch").count().collect()}
+        for frame in (landed, leaving, staying)
+    )
+    reasons: dict[str, dict[str, int]] = {batch: {} for batch in n_leaving}
     for row in staying.select("batch", F.explode("reasons").alias("name")).groupBy("batch", "name").count().collect():
         reasons.setdefault(row["batch"], {})[row["name"]] = row["count"]
-    n_staying = {row["batch"]: row["count"] for row in staying.groupBy("batch").count().collect()}
     counts, recounted = {}, {}
-    for batch in touched:
+    for batch, n_moved in n_leaving.items():
         before, stay = states.decisions[batch].counts, n_staying.get(batch, 0)
-        moved = before["quarantined"] - stay
-        if moved:
-            superseded = before["superseded"] + moved - n_landed.get(batch, 0)
-            accepted = before["accepted"] + n_landed.get(batch, 0)
-            counts[batch] = before | {"accepted": accepted, "superseded": superseded, "quarantined": stay}
-            recounted[batch] = BatchState(counts[batch], reasons[batch])
+        if before["quarantined"] == stay:
+            continue
+        new = n_landed.get(batch, 0)
+        moved = {
+            "accepted": before["accepted"] + new,
+            "superseded": before["superseded"] + n_moved - new,
+            "quarantined": stay,
+            # Without the records of users who were forgotten since.
+            "rows": before["rows"] - (before["quarantined"] - stay - n_moved),
+        }
+        counts[batch] = before | moved
+        recounted[batch] = BatchState(counts[batch], reasons[batch])
     if recounted:
         progress.record_recount(context, counts, recounted)

@@ -66,20 +66,37 @@ def _target(publications: list[Row], slot: str, to: str | None) -> Row:
     are kept longest."""
     if not publications:
         raise ConfigError(f"nothing has been published into slot {slot} yet, so there is nothing to go back to")
-    live = publications[0]
+    live, standing = publications[0], registry.standing(publications)
+    dropped = publications[len(standing) :]
     if to is None and live["kind"] == "rollback":
         return live
     if to is None:
-        found = [row for row in publications if _made_of(row) != _made_of(live)]
-        fault = f"slot {slot} has had nothing but {live['model_version']} live, so there is nothing to go back to"
+        found = [row for row in standing if _made_of(row) != _made_of(live)]
+        since = " since users were forgotten" if dropped else ""
+        fault = (
+            f"slot {slot} has had nothing but {live['model_version']} live{since}, so there is nothing to go back to"
+        )
     else:
-        found = [row for row in publications if row["run_id"] == to]
-        found = found or [row for row in publications if row["model_version"] == to]
+        found = _named(standing, to)
+        lost = [] if found else _named(dropped, to)
+        if lost:
+            raise ConfigError(
+                f"publication {lost[0]['run_id']} of model {lost[0]['model_version']} was dropped when users were "
+                f"forgotten ({standing[-1]['published_at']:%Y-%m-%d}), so slot {slot} cannot go back to it; publish "
+                f"the model anew from its candidate: `factorlake publish --model {lost[0]['model_version']} --force`"
+            )
         fault = f"slot {slot} has had no publication or model {to!r}; `factorlake history --slot {slot}` lists them"
     if not found:
         raise ConfigError(fault)
     wanted = registry.published_set(found[0])
-    return next(row for row in publications if registry.published_set(row) == wanted)
+    return next(row for row in standing if registry.published_set(row) == wanted)
+
+
+def _named(publications: list[Row], to: str) -> list[Row]:
+    """Return the publications of a run or else of a model, newest first."""
+    return [row for row in publications if row["run_id"] == to] or [
+        row for row in publications if row["model_version"] == to
+    ]
 
 
 def _made_of(row: Row) -> tuple[str, int | None]:

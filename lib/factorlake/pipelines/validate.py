@@ -81,7 +81,7 @@ def run(context: Context, accept: str | None = None) -> JobResult:
     settle(promised)
     rebuilt = is_rebuild_due(context, states)
     if rebuilt:
-        warnings.append(rebuild(context, states, result))
+        warnings.append(rebuild(context, states, ingested, result))
     settle(waiting[len(promised) :])
     result.details["batches"] = waiting
     result.details["refused"] = states.refused()

@@ -119,7 +119,8 @@ class _Parser:
         self.at = 0
 
     def fail(self, what: str) -> NoReturn:
-        raise ConfigError(f"rule {self.name!r}: in the condition {self.condition!r}, {what}")
+        # Not the condition itself, which may hold the ids of users.
+        raise ConfigError(f"rule {self.name!r}: in the condition, {what}")
 
     def _tokens(self) -> list[_Token]:
         tokens, at = [], 0

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pyspark.sql import DataFrame
 
+from factorlake.config.loader import read_yaml
 from factorlake.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,11 @@ def read_suite(name: str, conf_dir: str) -> list[dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_SUITE_BYTES:
             raise ConfigError(f"the suite {path} is larger than {MAX_SUITE_BYTES} bytes")
-        suite = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
+        suite = read_yaml(path.read_text(encoding="utf-8"), f"the suite {path}")
+    except (OSError, ValueError):
         raise ConfigError(
             f"the suite {path} cannot be read: set `validate.expectations` to a file in {conf_dir}/expectations"
         ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the suite {path} is no YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(suite, list) or not all(
         isinstance(item, dict) and isinstance(item.get("type"), str) for item in suite
     ):

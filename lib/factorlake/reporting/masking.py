@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from factorlake.texts import SECRETS
+
 MASK = "•••"
-SECRET_NAME = re.compile(
-    r"secret|token|passw|passphrase|credential|signature|bearer"
-    r"|(?:access|account|api|private|shared|encryption|subscription)[._-]?key|(?:^|[._-])(?:sas|pwd|auth)(?:$|[._-])",
-    re.IGNORECASE,
-)
+SECRET_NAME = re.compile(SECRETS)
 URL_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 URL_SIGNATURE = re.compile(r"(?i)([?&;](?:sig|signature|token|key|password|x-amz-[a-z-]+|access_?key|secret)=)[^&;\s]+")
 USER_RULE_FIELDS = ("values", "pattern", "condition", "min", "max", "above")

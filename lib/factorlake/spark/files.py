@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import unquote, urlparse
@@ -50,12 +51,13 @@ def list_files(
     Raises
     ------
     ConfigError : ``path`` does not exist (``optional``: no files), or the settings of the format contradict
-    each other. DataRefusedError : a file is larger than `ingest.max_file_bytes`, or a single file has an
-    unknown ending.
+    each other. DataRefusedError : a file is larger than `ingest.max_file_bytes`, a single file has an
+    unknown ending, or a link inside a folder of this machine leads out of it.
     """
     _check(ingest)
     rows = _listed(spark, path, optional)
     root = _common_form(path)
+    refuse_leading_out(root, [_common_form(file) for file, _, _ in rows])
     found, left_aside = [], 0
     for file, size, modified_us in rows:
         inside = _common_form(file).removeprefix(root).lstrip("/")
@@ -79,6 +81,19 @@ def list_files(
             )
         found.append(SourceFile(file, size, modified_us, form))
     return found, left_aside
+
+
+def refuse_leading_out(root: str, files: list[str]) -> None:
+    """Raise DataRefusedError where one of the files under ``root`` is, by a link, a file elsewhere: who may write into
+    the folder of the log must not choose what else of this machine is read. Of a store there are no links."""
+    if not os.path.isdir(root):
+        return
+    inside = os.path.join(os.path.realpath(root), "")
+    for file in files:
+        if not os.path.realpath(file).startswith(inside):
+            raise DataRefusedError(
+                f"{file} is a link that leads out of {root}: put the file there itself, or set `input` to where it lies"
+            )
 
 
 def with_content(spark: SparkSession, files: list[SourceFile]) -> DataFrame:

@@ -532,7 +532,7 @@ def _root(others: DataFrame, n_rows: int, rank: int, offsets: bool, folder: str)
 
     n_blocks = blocks_of_factors(n_rows, rank)
     for number, _ in _answers(_in_blocks(others, n_blocks).groupBy("block").applyInArrow(add_up, _TOLD_SCHEMA)):
-        total += np.load(f"{folder}/gram-{number}.npy")
+        total += np.load(f"{folder}/gram-{number}.npy", allow_pickle=False)
         os.unlink(f"{folder}/gram-{number}.npy")
     return gram_root(total)
 

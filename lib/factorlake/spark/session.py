@@ -12,6 +12,7 @@ import factorlake
 from factorlake.config.settings import SparkSettings
 from factorlake.spark.class_archive import archive_options
 from factorlake.spark.compat import JOB_SETTINGS, quiet, start_jvm, submitted_settings, under_spark_submit
+from factorlake.texts import SECRETS
 
 DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -74,6 +75,8 @@ def session_settings(settings: SparkSettings, master: str) -> dict[str, str]:
         # PySpark asks the JVM five times for every column expression, to name its line in an error: a third of all that
         # a job's driver asks.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
+        # In event logs, Spark's pages and its own messages. Its default knows of passwords and a few kinds of keys.
+        "spark.redaction.regex": SECRETS,
         "spark.driver.maxResultSize": "0",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -6,6 +6,7 @@ driver gets what they tell.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_array
 
+from factorlake.errors import FactorlakeError
 from factorlake.models.threads import single_threaded_blas
 from factorlake.spark.task_farm import mapped, run_balanced, save_array, whole_file
 from factorlake.types import FloatMatrix
@@ -188,19 +191,22 @@ def map_stored_rows(
 
 @dataclass(frozen=True)
 class _Told:
-    """What a task tells of one block."""
+    """What a task tells of one block: as it is, or the path and the digest of a file that holds it."""
 
     pickled: bytes | None
     path: str | None
+    digest: str | None = None
 
     def read(self) -> Any:
         if self.path is None:
             assert self.pickled is not None
             return pickle.loads(self.pickled)
-        with open(self.path, "rb") as file:
-            told = pickle.load(file)
+        pickled = Path(self.path).read_bytes()
+        # Others may write where the tables lie: only what the task itself wrote is unpickled.
+        if hashlib.sha256(pickled).hexdigest() != self.digest:
+            raise FactorlakeError(f"the file {self.path} is not what a task of this run wrote there; run the job again")
         os.unlink(self.path)
-        return told
+        return pickle.loads(pickled)
 
 
 def _tell(told: Any, folder: str) -> _Told:
@@ -210,7 +216,7 @@ def _tell(told: Any, folder: str) -> _Told:
     path = f"{folder}/told-{uuid.uuid4().hex}"
     with whole_file(path) as fresh, open(fresh, "wb") as file:
         file.write(pickled)
-    return _Told(None, path)
+    return _Told(None, path, hashlib.sha256(pickled).hexdigest())
 
 
 class RowReader:

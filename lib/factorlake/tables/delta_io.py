@@ -33,6 +33,9 @@ VERSION_PROPERTY = "factorlake.schemaVersion"
 # the running process added, and compacts at the first commit of every process: every night anew.
 COMPACT_EVERY = 32
 COMPACTED_FILE_SIZE = 128 * 2**20
+# Held at 1 while rows are erased: each commit then makes a checkpoint.
+EVERY_COMMIT = "delta.checkpointInterval"
+ERASED_BY = "factorlake.erasedBy"
 # A compaction may have followed a write: then the write is the last entry but one of the table's history.
 WRITE_AND_COMPACTION = 2
 
@@ -140,7 +143,7 @@ def with_columns_of(frame: DataFrame, schema: TableSchema) -> DataFrame:
 
 
 def _history(spark: SparkSession, path: str, limit: int) -> list[Any]:
-    told = spark.sql(f"DESCRIBE HISTORY {_quoted(path)} LIMIT {limit}")
+    told = spark.sql(f"DESCRIBE HISTORY {_quoted(path)} LIMIT {int(limit)}")
     return told.select("version", "userMetadata", "operationMetrics").collect()
 
 
@@ -204,9 +207,8 @@ def create(spark: SparkSession, path: str, schema: TableSchema) -> None:
     """
     if exists(spark, path):
         return
-    properties = properties_of(schema)
     made = DeltaTable.createIfNotExists(spark).location(path).comment(schema.comment).addColumns(schema.fields)
-    for name, value in properties.items():
+    for name, value in properties_of(schema).items():
         made = made.property(name, value)
     made.execute()
 
@@ -240,8 +242,7 @@ def migrate(spark: SparkSession, path: str, schema: TableSchema) -> list[str]:
             for name in missing
         )
         spark.sql(f"ALTER TABLE {_quoted(path)} ADD COLUMNS ({told})")
-    told = ", ".join(f"'{name}' = '{value}'" for name, value in properties_of(schema).items())
-    spark.sql(f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({told})")
+    spark.sql(f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({_told(properties_of(schema))})")
     return missing
 
 
@@ -319,8 +320,68 @@ def vacuum(spark: SparkSession, path: str, hours: float) -> None:
         spark.sql(f"VACUUM {_quoted(path)} RETAIN {float(hours)!r} HOURS").collect()
 
 
+def properties(spark: SparkSession, path: str) -> dict[str, str]:
+    """Return the properties of the table at ``path``; none where there is no table."""
+    if not exists(spark, path):
+        return {}
+    return {row["key"]: row["value"] for row in spark.sql(f"SHOW TBLPROPERTIES {_quoted(path)}").collect()}
+
+
+def erase(
+    spark: SparkSession,
+    path: str,
+    schema: TableSchema,
+    keys: DataFrame,
+    *,
+    run_id: str,
+    noted: Mapping[str, str] | None = None,
+) -> int:
+    """Delete the rows whose values equal a row of ``keys`` in the columns of that; return how many. No table, or no
+    such row: 0, and nothing is written.
+
+    No value of a key reaches the table's log. Around the deletion every commit makes a checkpoint, so that the commits
+    before it can be dropped (`delta_log.drop_commits`); a table that has that property is one of an erasure that was
+    killed, which the next finishes. ``noted``: properties that the table gets before its rows go.
+    """
+    held = properties(spark, path)
+    begun = held.get(EVERY_COMMIT) == "1"
+    if not held:
+        return 0
+    on = list(keys.columns)
+    if not begun and read(spark, path).join(keys, on=on, how="left_semi").isEmpty():
+        return 0
+    first = {EVERY_COMMIT: "1", **(noted or {})}
+    if schema.skipped_by:
+        # A table of an earlier release may note the least and greatest user of each file.
+        first["delta.dataSkippingStatsColumns"] = ",".join(schema.skipped_by)
+    source = f"erased_{uuid.uuid4().hex}"
+    equal = " AND ".join(f"t.`{name}` = s.`{name}`" for name in on)
+    token = json.dumps({**last_details(spark, path), "run_id": run_id})
+    keys.createOrReplaceTempView(source)
+    try:
+        with _setting(spark, {"spark.databricks.delta.commitInfo.userMetadata": token}):
+            _change(spark, f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({_told(first)})")
+            deleted = _change(
+                spark, f"MERGE INTO {_quoted(path)} AS t USING {source} AS s ON {equal} WHEN MATCHED THEN DELETE"
+            )
+            # One more commit, and with it a checkpoint, whatever became of that of the deletion.
+            _change(spark, f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({_told({ERASED_BY: run_id})})")
+            _change(spark, f"ALTER TABLE {_quoted(path)} UNSET TBLPROPERTIES IF EXISTS ('{EVERY_COMMIT}')")
+    finally:
+        spark.catalog.dropTempView(source)
+    return int(deleted[0]["num_deleted_rows"])
+
+
+def _change(spark: SparkSession, statement: str) -> list[Any]:
+    return list(spark.sql(statement).collect())
+
+
+def _told(values: Mapping[str, str]) -> str:
+    return ", ".join(f"'{_escaped(name)}' = '{_escaped(value)}'" for name, value in values.items())
+
+
 @contextmanager
-def _setting(spark: SparkSession, values: Mapping[str, bool | int]) -> Iterator[None]:
+def _setting(spark: SparkSession, values: Mapping[str, bool | int | str]) -> Iterator[None]:
     """Hold some of the session's settings at other values."""
     earlier = {name: spark.conf.get(name, None) for name in values}
     try:

@@ -13,6 +13,8 @@ from factorlake.paths import has_scheme, resolved
 RECOMMENDER_TABLES = ("models", "publications", "training_trace", "evaluation", "trials", "calibrations")
 PUBLISHED_TABLES = ("user_factors", "item_factors", "recommendations")
 CANDIDATE_TABLES = ("factors", "lists")
+LEFT_BY_RUNS = ("rating_blocks", "exchange", "checkpoints")
+"""In a candidate's folder while a run works on it; the lease says that none does."""
 DECOMPOSITION_TABLES = ("row_factors", "column_factors", "sparse_cells", "trace")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
@@ -89,13 +91,13 @@ class Lake:
             raise ConfigError(f"{search_id!r} is no search")
         return f"{self.root}/{self.recommender}/searches/{search_id}"
 
+    def decompositions(self) -> list[str]:
+        """Decomposed matrices whose folder lies on this machine's disk."""
+        return self._folders("decompositions")
+
     def searches(self) -> list[str]:
         """Searches that have left a folder on this machine's disk."""
         return self._folders("searches")
-
-    def decompositions(self) -> list[str]:
-        """Decompositions whose folder lies on this machine's disk."""
-        return self._folders("decompositions")
 
     def other_recommenders(self) -> list[str]:
         """Recommenders that have trained models on the same log, where the root is this machine's disk."""

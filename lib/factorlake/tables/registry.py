@@ -15,6 +15,10 @@ from factorlake.times import as_utc, from_micros
 
 EXPIRED = "expired"
 """State of a model whose candidate `maintain` removed."""
+FORGET = "forget"
+"""Kind of a publication: what stayed of what was live when users were forgotten."""
+STARTED, ERASED, NOTHING = "started", "done", "nothing"
+"""States of an erasure."""
 
 
 def now() -> datetime:
@@ -86,9 +90,31 @@ def kept_publications(spark: SparkSession, lake: Lake, slot: str, keep_sets: int
     Publications that made the same rows live (a rollback, and what it brought back) count once, by the newest of them.
     """
     newest: dict[str, Row] = {}
-    for row in publications(spark, lake, slot):
+    for row in standing(publications(spark, lake, slot)):
         newest.setdefault(published_set(row), row)
     return list(newest.values())[: keep_sets + 1]
+
+
+def standing(publications: list[Row]) -> list[Row]:
+    """Return the publications of a slot, newest first, whose versions may still be read: those since users were last
+    forgotten."""
+    kinds = [row["kind"] for row in publications]
+    return publications[: kinds.index(FORGET) + 1] if FORGET in kinds else publications
+
+
+def unfinished_erasures(spark: SparkSession, lake: Lake) -> list[Row]:
+    """Return the requests to forget users that were started and, as far as is known, killed; the oldest first."""
+    frame = delta_io.read_or_empty(spark, lake.shared("erasures"), SCHEMAS["erasures"])
+    rows = _in_utc(frame.orderBy("recorded_at").collect())
+    ended = {row["run_id"] for row in rows if row["state"] != STARTED}
+    last = max((row["recorded_at"] for row in rows if row["state"] == ERASED), default=None)
+    return [row for row in rows if row["run_id"] not in ended and (last is None or row["recorded_at"] > last)]
+
+
+def last_erasure(spark: SparkSession, lake: Lake) -> datetime | None:
+    """Return when users were last forgotten; None where none ever was."""
+    row = _latest_of(spark, lake.shared("erasures"), "erasures", F.col("state") == ERASED, "recorded_at")
+    return None if row is None else row["recorded_at"]
 
 
 def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None = None) -> Row | None:
@@ -102,7 +128,10 @@ def publication(spark: SparkSession, lake: Lake, slot: str, version: str | None 
 def _latest(spark: SparkSession, lake: Lake, table: str, wanted: Column, time: str) -> Row | None:
     """Return the wanted row of a register with the greatest ``time``, its times in UTC; None where there is none, or no
     register yet."""
-    path = lake.own(table)
+    return _latest_of(spark, lake.own(table), table, wanted, time)
+
+
+def _latest_of(spark: SparkSession, path: str, table: str, wanted: Column, time: str) -> Row | None:
     if not delta_io.exists(spark, path):
         return None
     # A register from before a column came has nulls in it.

@@ -64,12 +64,22 @@ class TableSchema:
     reads as fast after a year of nights as after a week."""
     skipped_by: tuple[str, ...] = ()
     """Columns whose least and greatest value Delta notes for every file, so that readers skip files; none given: those
-    of Delta's default, the first 32. In long tables the notes of all columns take as long as the rows.
+    of Delta's default, the first 32. In long tables the notes of all columns take as long as the rows. Never the column
+    that names a user: a table's log outlives the rows.
     """
+    names_user: str | None = None
+    """Column that names a user, by an id or in a record's text; none: the table holds nothing of a person. `forget`
+    looks there."""
 
 
 def _table(
-    name: str, comment: str, columns: str, *, grows: bool = False, skipped_by: tuple[str, ...] = ()
+    name: str,
+    comment: str,
+    columns: str,
+    *,
+    grows: bool = False,
+    skipped_by: tuple[str, ...] = (),
+    names_user: str | None = None,
 ) -> TableSchema:
     fields = []
     for line in columns.strip().splitlines():
@@ -77,7 +87,7 @@ def _table(
         column, _, kind = declaration.partition(" ")
         metadata = {"comment": column_comment, "schema_version": SCHEMA_VERSION}
         fields.append(StructField(column, _TYPES[kind], True, metadata))
-    return TableSchema(name, comment, StructType(fields), grows, skipped_by)
+    return TableSchema(name, comment, StructType(fields), grows, skipped_by, names_user)
 
 
 _TRACE = """
@@ -113,6 +123,7 @@ _TABLES = [
         """,
         grows=True,
         skipped_by=("batch",),
+        names_user="raw",
     ),
     _table(
         "ingest_ledger",
@@ -147,6 +158,7 @@ _TABLES = [
         """,
         grows=True,
         skipped_by=("batch",),
+        names_user="raw",
     ),
     _table(
         "interactions",
@@ -165,6 +177,7 @@ _TABLES = [
         """,
         grows=True,
         skipped_by=("batch", "event_time"),
+        names_user="user_id",
     ),
     _table(
         "users",
@@ -175,6 +188,8 @@ _TABLES = [
         run_id string: Run that added it.
         """,
         grows=True,
+        skipped_by=("index",),
+        names_user="id",
     ),
     _table(
         "items",
@@ -200,6 +215,8 @@ _TABLES = [
             available_to timestamp: Not to be recommended after this; null: no bound.
             run_id string: Run that wrote it.
             """,
+            skipped_by=("run_id",) if side == "user" else (),
+            names_user="id" if side == "user" else None,
         )
         for side in ("user", "item")
     ),
@@ -235,6 +252,19 @@ _TABLES = [
         detail string: Figures behind it, or null. Of a state, which merges with those of other batches, all as JSON.
         recorded_at timestamp: When.
         run_id string: Run that measured it.
+        """,
+        grows=True,
+    ),
+    _table(
+        "erasures",
+        "One state of one request to forget users; names none of them.",
+        """
+        run_id string: The request: the run of `forget`.
+        state string: started, then done, or nothing where no table held anything of the users.
+        users bigint: Users it was asked to forget.
+        rows map<string,bigint>: Of one that is done, rows that were deleted, by table.
+        versions map<string,bigint>: Of one that has started, the version of each candidate's lists before it.
+        recorded_at timestamp: When this row was written.
         """,
         grows=True,
     ),
@@ -280,7 +310,7 @@ _TABLES = [
         lease bigint: Number of the lease under which it was written.
         published_at timestamp: When.
         run_id string: Run that published it; names the publication.
-        kind string: publish, forced (with --force) or rollback.
+        kind string: publish, forced (with --force), rollback or forget (what stayed when users were forgotten).
         restores string: Of a rollback, the publication whose tables it brought back.
         figures map<string,double>: Of a publish, what its guard rails measured (publish.least_users and the like).
         """,
@@ -365,6 +395,8 @@ _TABLES = [
         norm float: Euclidean norm of the factor.
         n_observed bigint: Pairs behind it.
         """,
+        skipped_by=("side",),
+        names_user="id",
     ),
     _table(
         "lists",
@@ -377,7 +409,8 @@ _TABLES = [
         source string: model, or popularity where the model knows nothing of the user.
         probability float: Probability that the user chooses the item, where the model has been calibrated.
         """,
-        skipped_by=("user_id",),
+        skipped_by=("rank",),
+        names_user="user_id",
     ),
     *(
         _table(
@@ -389,6 +422,8 @@ _TABLES = [
             factor array<float>: svd: U·Σ of a row, V of a column; rpca: the same of the low-rank part; nmf: as found.
             norm float: Euclidean norm of the factor.
             """,
+            skipped_by=("position",),
+            names_user="id" if side == "row" else None,
         )
         for side in ("row", "column")
     ),
@@ -400,6 +435,8 @@ _TABLES = [
         column_id string: The column.
         value float: What the cell differs by from the low-rank part.
         """,
+        skipped_by=("value",),
+        names_user="row_id",
     ),
     _table("trace", "One pass, iteration or half step of one decomposition; columns as in training_trace.", _TRACE),
     *(
@@ -415,6 +452,8 @@ _TABLES = [
             model_version string: Model it belongs to.
             as_of timestamp: Newest event of that model's input.
             """,
+            skipped_by=("as_of",) if side == "user" else (),
+            names_user="user_id" if side == "user" else None,
         )
         for side in ("user", "item")
     ),
@@ -432,7 +471,8 @@ _TABLES = [
         as_of timestamp: Newest event of that model's input.
         probability float: Probability that the user chooses the item, where the model has been calibrated.
         """,
-        skipped_by=("user_id", "as_of"),
+        skipped_by=("as_of",),
+        names_user="user_id",
     ),
 ]
 
