@@ -47,8 +47,8 @@ SMALL = (
 )
 TODAY = "2025-03-05"
 DRIVER = ("spark.master=local[2]", "spark.driver_memory=1g", "spark.shuffle_partitions=2")
-# A job of these lakes takes seconds; one that takes so long will never end.
-STUCK_SECONDS = 150.0
+# A job of these lakes takes seconds, on a machine that is busy with other things a minute or two.
+STUCK_SECONDS = 600.0
 GOOD = (0, 99)
 
 

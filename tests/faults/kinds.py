@@ -410,13 +410,13 @@ def _at_work(bench: Bench, draw: random.Random, stopped_for: float | None = None
                 struck.extend(workers)
                 if stopped_for is None:
                     signal_each(workers, signal.SIGKILL)
-                else:
-                    signal_each(workers, signal.SIGSTOP)
-                    deadline = time.monotonic() + stopped_for
-                    while workers and time.monotonic() < deadline and not over.wait(0.05):
-                        # Who is told to end ends.
-                        signal_each([pid for pid in workers if is_told_to_end(pid)], signal.SIGCONT)
-                    signal_each(workers, signal.SIGCONT)
+                    return
+                signal_each(workers, signal.SIGSTOP)
+                deadline = time.monotonic() + stopped_for
+                # All go on as soon as one is told to end, since tasks that are tried again may be given to any of them.
+                while time.monotonic() < deadline and not any(map(is_told_to_end, workers)) and not over.wait(0.05):
+                    pass
+                signal_each(workers, signal.SIGCONT)
                 return
             left -= bool(workers)
             over.wait(0.02)

@@ -51,8 +51,8 @@ def _is_below(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
 
 
 def _is_daemon(pid: int) -> bool:
-    """Workers are forks of the daemon and keep its command line."""
-    return b"daemon" in command_line(pid)
+    """Workers are forks of the daemon and keep its command line; the JVM's names the daemon too, but no worker."""
+    return b"pyspark.worker" in command_line(pid)
 
 
 def command_line(pid: int) -> bytes:
