@@ -184,6 +184,7 @@ def contents_but_registers(root: Path) -> dict[str, str]:
     return {name: told for name, told in lake_contents(root).items() if name not in ("runs", "erasures")}
 
 
+@pytest.mark.soak
 def test_a_log_forgotten_from_a_commit_further_each_time_is_as_one_forgotten_at_once(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

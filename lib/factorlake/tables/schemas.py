@@ -262,7 +262,7 @@ _TABLES = [
         run_id string: The request: the run of `forget`.
         state string: started, then done, or nothing where no table held anything of the users.
         users bigint: Users it was asked to forget.
-        rows map<string,bigint>: Of one that is done, rows that were deleted, by table.
+        rows map<string,bigint>: Of one that is done, rows that its last try deleted, by table.
         versions map<string,bigint>: Of one that has started, the version of each candidate's lists before it.
         recorded_at timestamp: When this row was written.
         """,
