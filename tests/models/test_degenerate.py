@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from factorlake.errors import DataRefusedError, NumericalError
+from factorlake.errors import ConfigError, DataRefusedError, NumericalError
 from factorlake.models.als import train
 from factorlake.models.fit import pack_ratings
 from factorlake.models.local_plan import LocalPlan
@@ -178,3 +178,14 @@ def test_there_are_forty_of_them() -> None:
 def test_no_ratings_at_all_are_refused() -> None:
     with pytest.raises(DataRefusedError):
         pack_ratings([], [], None, MODERN)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, float("inf")])
+@pytest.mark.parametrize(
+    "name",
+    ["regularization", "item_regularization", "alpha0", "alpha", "kappa", "nu", "init_scale", "bias_regularization"],
+)
+def test_a_parameter_that_is_no_number_of_its_range_is_refused_by_name(name: str, value: float) -> None:
+    changed: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigError, match=name):
+        replace(EXPLICIT, **changed)

@@ -84,6 +84,8 @@ EXAMPLES: list[tuple[dict[str, str | None], list[str]]] = [
     ({"at": "12:30"}, ["unreadable_time"]),
     ({"at": "2024"}, ["unreadable_time"]),
     ({"at": "2024-05-01 10:00:00"}, ["time_without_zone"]),
+    ({"at": "2023-02-29"}, ["unreadable_time"]),
+    ({"at": "2023-02-28"}, ["time_without_zone"]),
     ({"at": "2024-05-01 10:00:00+02:00"}, []),
     ({"at": "2024-05-01T10:00:00.123456Z"}, []),
     ({"at": "1970-01-01T00:00:00Z"}, ["impossible_time"]),

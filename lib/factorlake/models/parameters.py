@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,14 +67,16 @@ class AlsParameters:
             "feature_regularization": 0,
         }  # fmt: skip
         for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.item_regularization is not None and not self.item_regularization >= 0:
-            raise ConfigError(f"item_regularization must be at least 0, got {self.item_regularization}")
+            if not least <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
+        if self.kappa is not None and not 0 <= self.kappa < math.inf:
+            raise ConfigError(f"kappa must be at least 0 and finite, got {self.kappa}; leave it out for its default")
+        if self.item_regularization is not None and not 0 <= self.item_regularization < math.inf:
+            raise ConfigError(f"item_regularization must be at least 0 and finite, got {self.item_regularization}")
         if not self.relaxation < 2:
             raise ConfigError(f"relaxation must be less than 2, got {self.relaxation}: rows would move on for ever")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ConfigError(f"alpha must be greater than 0, got {self.alpha}; leave it out for weight |r|")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ConfigError(f"alpha must be greater than 0 and finite, got {self.alpha}; leave it out for weight |r|")
         if self.objective == "frobenius" and not self.nonnegative:
             raise ConfigError(
                 "the objective frobenius is trained with nonnegative factors: set nonnegative to true, or take the "

@@ -10,7 +10,7 @@ when they are not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +31,9 @@ from factorlake.tables.delta_io import Commit
 from factorlake.tables.schemas import SCHEMAS
 
 log = logging.getLogger(__name__)
+
+CHANGED = "it has other content than when it was last read"
+"""Of a file that grew or was overwritten, in the ledger."""
 
 
 @dataclass
@@ -57,7 +60,8 @@ def run(context: Context) -> JobResult:
         is taken.
     """
     path = context.settings.require_input()
-    result = JobResult(counts={"files": 0, "records": 0, "broken": 0, "duplicate_files": 0})
+    kinds = ("duplicate_files", "changed_files", "empty_files", "unreadable_files")
+    result = JobResult(counts=dict.fromkeys(("files", "records", "broken", *kinds), 0))
     result.details["batches"] = []
     book = _close_written_batches(context, Ledger.read(context), result)
     form = context.settings.ingest.format
@@ -88,25 +92,28 @@ def _ingest_files(context: Context, path: str, book: Ledger, result: JobResult) 
     known = book.known_files()
     new = [file for file in files if (file.path, file.size, file.modified_us) not in known]
     # A planned batch is read again by itself, so that a run that was killed groups files as a clean one does.
-    known_hashes = book.known_hashes()
+    known_hashes, ingested = book.known_hashes(), book.ingested_files()
     for entries in book.unfinished().values():
         planned = {entry["file"] for entry in entries}
         again = [file for file in new if file.path in planned]
         new = [file for file in new if file.path not in planned]
-        known_hashes |= _ingest_group(context, again, known_hashes, result)
-    _ingest_group(context, new, known_hashes, result)
+        known_hashes |= _ingest_group(context, again, known_hashes, ingested, result)
+    _ingest_group(context, new, known_hashes, ingested, result)
 
 
 def _ingest_group(
-    context: Context, files: list[SourceFile], known_hashes: dict[str, str], result: JobResult
+    context: Context, files: list[SourceFile], known_hashes: dict[str, str], ingested: set[str], result: JobResult
 ) -> dict[str, str]:
-    """Ingest some files as one batch; return the content hashes that are known now, each with its file."""
+    """Ingest some files as one batch; return the content hashes that are known now, each with its file. ``ingested``
+    are the paths that an earlier batch took."""
     if not files:
         return {}
     context.progress(f"reading {len(files)} new files")
     result.counts["files"] += len(files)
-    plan = plan_files(context, inspect_files(context.spark, files), known_hashes)
-    result.counts["duplicate_files"] += sum(entry["outcome"] == ledger.DUPLICATE for entry in plan.entries)
+    plan = plan_files(context, inspect_files(context.spark, files), known_hashes, ingested)
+    for outcome in (ledger.DUPLICATE, ledger.EMPTY, ledger.UNREADABLE):
+        result.counts[f"{outcome}_files"] += sum(entry["outcome"] == outcome for entry in plan.entries)
+    result.counts["changed_files"] += sum(entry["detail"] == CHANGED for entry in plan.entries)
     result.versions["ingest_ledger"] = ledger.record(context, plan.entries)
     if plan.files:
         commit = write_records(context, plan.batch, read_records(context.spark, plan.files))
@@ -114,8 +121,11 @@ def _ingest_group(
     return {entry["content_hash"]: entry["file"] for entry in plan.planned}
 
 
-def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str, str]) -> Plan:
-    """Decide what becomes of each file: read, a copy of a known one, empty, or unreadable.
+def plan_files(
+    context: Context, found: list[Inspection], known_hashes: dict[str, str], ingested: Collection[str] = ()
+) -> Plan:
+    """Decide what becomes of each file: read, a copy of a known one, empty, or unreadable. One that is read and whose
+    path is among ``ingested`` is told as `CHANGED`: the records it had before are copies.
 
     Raises
     ------
@@ -145,6 +155,8 @@ def plan_files(context: Context, found: list[Inspection], known_hashes: dict[str
             outcome, detail = ledger.DUPLICATE, f"same content as {seen[look.content_hash]}"
         else:
             check_columns(look.file.path, look.columns, required)
+            if look.file.path in ingested:
+                detail = CHANGED
             seen[look.content_hash or ""] = look.file.path
             taken.append(look)
         entries.append(
@@ -230,6 +242,7 @@ def _close_written_batches(context: Context, book: Ledger, result: JobResult) ->
                 modified_us=row["modified_us"],
                 content_hash=row["content_hash"],
                 batch=batch,
+                detail=row["detail"],
             )
             for row in rows
         ]

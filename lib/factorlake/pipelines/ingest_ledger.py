@@ -56,6 +56,10 @@ class Ledger:
         """Content hash of each ingested file, and one file that has it."""
         return {row["content_hash"]: row["file"] for row in self.rows if row["outcome"] == INGESTED}
 
+    def ingested_files(self) -> set[str]:
+        """Path of each file that was ingested, with whatever content."""
+        return {row["file"] for row in self.rows if row["outcome"] == INGESTED}
+
     def unfinished(self) -> dict[str, list[Row]]:
         """Batches that were planned and, as far as the ledger knows, never written; the files of each."""
         done = {row["batch"] for row in self.rows if row["outcome"] == INGESTED}

@@ -84,7 +84,9 @@ def lacks_zone(bare: Column, formats: list[str], zone: str | None) -> Column:
     """Whether a stripped text could be read as a time if only a zone were known."""
     if zone is not None or "iso" not in formats:
         return F.lit(False)
-    return F.coalesce(bare.rlike(ISO_TIME) & ~bare.rlike(WITH_ZONE), F.lit(False))
+    shaped = F.when(bare.rlike(ISO_TIME) & ~bare.rlike(WITH_ZONE), F.translate(bare, ",", "."))
+    # The 30th of February is no time in any zone.
+    return F.try_to_timestamp(shaped).isNotNull()
 
 
 def map_events(raw: DataFrame, events: EventSettings) -> DataFrame:

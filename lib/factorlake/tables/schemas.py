@@ -136,7 +136,7 @@ _TABLES = [
         content_hash string: SHA-256 of its bytes (a Delta source: its id@version).
         outcome string: planned, ingested, duplicate, empty or unreadable.
         records bigint: Records read from it.
-        detail string: What went wrong, or null.
+        detail string: What went wrong, which file it is a copy of, that it changed since it was last read, or null.
         recorded_at timestamp: When this row was written.
         run_id string: Run that wrote it.
         """,
