@@ -223,7 +223,7 @@ def properties_of(schema: TableSchema) -> dict[str, str]:
 
 def schema_version(spark: SparkSession, path: str) -> int | None:
     """Return the schema version that the table at ``path`` says it has; None where it is no table of ours."""
-    told = spark.sql(f"SHOW TBLPROPERTIES {_quoted(path)} ('{VERSION_PROPERTY}')").collect()[0]["value"]
+    told = spark.sql(f"SHOW TBLPROPERTIES {_quoted(path)} ('{_escaped(VERSION_PROPERTY)}')").collect()[0]["value"]
     # Of a property that is not there a sentence tells so.
     return int(told) if told.isdigit() else None
 
@@ -236,12 +236,12 @@ def migrate(spark: SparkSession, path: str, schema: TableSchema) -> list[str]:
     """
     missing = missing_columns(spark, path, schema)
     if missing:
-        told = ", ".join(
+        columns = ", ".join(
             f"`{name}` {schema.fields[name].dataType.simpleString()} "
             f"COMMENT '{_escaped(schema.fields[name].metadata['comment'])}'"
             for name in missing
         )
-        spark.sql(f"ALTER TABLE {_quoted(path)} ADD COLUMNS ({told})")
+        spark.sql(f"ALTER TABLE {_quoted(path)} ADD COLUMNS ({columns})")
     spark.sql(f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({_told(properties_of(schema))})")
     return missing
 
