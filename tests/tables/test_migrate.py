@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tarfile
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,8 +30,7 @@ BEFORE = FIXTURES / f"lake-schema-{SCHEMA_VERSION - 1}.tar.gz"
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A lake that the release before wrote."""
-    with tarfile.open(BEFORE) as packed:
-        packed.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(BEFORE, tmp_path)
     return tmp_path / "lake"
 
 
