@@ -152,12 +152,10 @@ def _one_blas_thread() -> None:
         os.environ.setdefault(name, "1")
 
 
-def _in_slot(overrides: list[str] | None, slot: str | None) -> list[str]:
-    return [*(overrides or ()), *([] if slot is None else [f"publish.slot={json.dumps(slot)}"])]
-
-
-def _known_at(overrides: list[str] | None, as_of: str | None) -> list[str]:
-    return [*(overrides or ()), *([] if as_of is None else [f"select.as_of={json.dumps(as_of)}"])]
+def _with(overrides: list[str] | None, given: dict[str, Any]) -> list[str]:
+    """Return the overrides, and after them the settings that options gave."""
+    said = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    return [*(overrides or ()), *said]
 
 
 def _plain(verb: str, text: str) -> None:
@@ -192,7 +190,7 @@ def train(
     as_of: AsOf = None,
 ) -> None:
     """Train a candidate model on the accepted events."""
-    raise typer.Exit(_job("train", config, _known_at(overrides, as_of), dry_run, print_config, quiet))
+    raise typer.Exit(_job("train", config, _with(overrides, {"select.as_of": as_of}), dry_run, print_config, quiet))
 
 
 @app.command()
@@ -206,7 +204,9 @@ def recommend(
     as_of: AsOf = None,
 ) -> None:
     """Write a candidate's top-k lists."""
-    raise typer.Exit(_job("recommend", config, _known_at(overrides, as_of), dry_run, print_config, quiet, model=model))
+    raise typer.Exit(
+        _job("recommend", config, _with(overrides, {"select.as_of": as_of}), dry_run, print_config, quiet, model=model)
+    )
 
 
 @app.command()
@@ -255,7 +255,16 @@ def evaluate(
         "compare": [peer.value for peer in compare or ()],
     }
     raise typer.Exit(
-        _job("evaluate", config, _known_at(overrides, as_of), dry_run, print_config, quiet, model=model, **others)
+        _job(
+            "evaluate",
+            config,
+            _with(overrides, {"select.as_of": as_of}),
+            dry_run,
+            print_config,
+            quiet,
+            model=model,
+            **others,
+        )
     )
 
 
@@ -270,9 +279,8 @@ def tune(
     out: Annotated[str | None, typer.Option("--out", help="As tune.out: the conf file to write.")] = None,
 ) -> None:
     """Search settings on held-out pairs of the accepted events, and write the best as a conf file."""
-    given = {"trials": trials, "out": out}
-    said = [f"tune.{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
-    raise typer.Exit(_job("tune", config, [*(overrides or ()), *said], dry_run, print_config, quiet))
+    given = {"tune.trials": trials, "tune.out": out}
+    raise typer.Exit(_job("tune", config, _with(overrides, given), dry_run, print_config, quiet))
 
 
 @app.command()
@@ -303,7 +311,9 @@ def rollback(
     ] = None,
 ) -> None:
     """Bring back what an earlier publication made live, each table in one commit."""
-    raise typer.Exit(_job("rollback", config, _in_slot(overrides, slot), dry_run, print_config, quiet, to=to))
+    raise typer.Exit(
+        _job("rollback", config, _with(overrides, {"publish.slot": slot}), dry_run, print_config, quiet, to=to)
+    )
 
 
 @app.command()
@@ -454,4 +464,4 @@ def history(
     slot: Slot = None,
 ) -> None:
     """Show the publications of a slot, newest first: the first is live."""
-    raise typer.Exit(_show("history", config, _in_slot(overrides, slot), quiet))
+    raise typer.Exit(_show("history", config, _with(overrides, {"publish.slot": slot}), quiet))

@@ -7,7 +7,7 @@ import re
 
 SECRETS = (
     r"(?i)secret|token|passw|passphrase|credential|signature|bearer"
-    r"|(?:access|account|api|private|shared|encryption|subscription)[._-]?key|(?:^|[._-])(?:sas|pwd|auth)(?:$|[._-])"
+    r"|(?:access|account|api|private|shared|encryption|subscription|pseudonym)[._-]?key|(?:^|[._-])(?:sas|pwd|auth)(?:$|[._-])"
 )
 """Found in names of what nobody may see: a pattern of Python's and of Java's alike."""
 WHITE_SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\ufeff"

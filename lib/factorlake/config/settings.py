@@ -83,6 +83,10 @@ class IngestSettings(Section):
     on_unreadable: Literal["refuse", "skip"] = "refuse"
     """A file that cannot be read to its end: refuse ends the job with exit 3 and takes no file of the batch; skip
     leaves it out, tells so in the ledger and tries it again next time."""
+    pseudonym_key: str | None = Field(default=None, min_length=16)
+    """With a key every user id is replaced by a pseudonym (HMAC-SHA256 under the key) before anything is written, and
+    texts that cannot be split into fields are left out. It is that of the lake for good. Give it by
+    FACTORLAKE__INGEST__PSEUDONYM_KEY, or as ${NAME} in a conf file; it is never shown."""
 
 
 class EventColumns(Section):

@@ -15,6 +15,7 @@ from factorlake.config.settings import AttributeSource
 from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest import check_columns
+from factorlake.pipelines.pseudonyms import pseudonyms_of
 from factorlake.quality.mapping import check_times, raw_text, read_id, read_time, stripped
 from factorlake.spark.compat import keep, release
 from factorlake.spark.files import list_files
@@ -118,7 +119,8 @@ def _from_files(context: Context, side: str, source: AttributeSource, result: Jo
         if look.problem is not None:
             raise DataRefusedError(f"{look.file.path} cannot be read: {look.problem}. Mend or remove it")
         check_columns(look.file.path, look.columns, required)
-    records = read_records(context.spark, files)
+    pseudonyms = pseudonyms_of(context, [id_column]) if side == "user" else None
+    records = read_records(context.spark, files, pseudonyms)
     text = raw_text(id_column)
     rows = records.withColumn("id", read_id(stripped(text), text, context.settings.events))
     tally = rows.agg(

@@ -90,6 +90,11 @@ class Context:
         with self._fenced():
             return delta_io.erase(self.spark, path, schema, keys, run_id=self.run_id, noted=noted)
 
+    def note(self, path: str, schema: TableSchema, noted: dict[str, str]) -> None:
+        """`delta_io.note` while the lease is this run's."""
+        with self._fenced():
+            delta_io.note(self.spark, path, schema, noted)
+
     def record_model(self, row: dict[str, Any]) -> int:
         """`registry.record_model` while the lease is this run's."""
         with self._fenced():

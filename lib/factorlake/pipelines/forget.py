@@ -26,11 +26,12 @@ from factorlake.pipelines.batches import BatchStates
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.dictionaries import FIRST_FREE, first_free_index
 from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.pipelines.pseudonyms import pseudonyms_of
 from factorlake.pipelines.publishing import KEYS, LISTS, record_publication, stands
 from factorlake.quality.mapping import map_events
 from factorlake.spark.compat import keep, release, remove_folder
 from factorlake.tables import delta_io, registry
-from factorlake.tables.names import CANDIDATE_TABLES, DECOMPOSITION_TABLES, LEFT_BY_RUNS, PUBLISHED_TABLES, Lake
+from factorlake.tables.names import LEFT_BY_RUNS, Lake
 from factorlake.tables.registry import ERASED, FORGET, STARTED
 from factorlake.tables.schemas import SCHEMAS
 from factorlake.texts import WHITE_SPACE
@@ -50,6 +51,9 @@ def run(context: Context, user: str | None = None, users_file: str | None = None
     """
     ids = read_ids(user, users_file)
     n_users = len({name.strip(WHITE_SPACE) for name in ids})
+    pseudonyms = pseudonyms_of(context)
+    if pseudonyms is not None:
+        ids = {found for name in ids if (found := pseudonyms.of(name)) is not None}
     spark = context.spark
     lakes = [context.lake, *(Lake.at(context.lake.root, other) for other in context.lake.other_recommenders())]
     contexts = [replace(context, lake=lake) for lake in lakes]
@@ -176,13 +180,8 @@ def _erase_log(context: Context, users: DataFrame) -> dict[str, int]:
 def _erase_models(context: Context, users: DataFrame) -> dict[str, int]:
     """Delete from every table of one recommender that names users; return rows by table."""
     lake, spark = context.lake, context.spark
-    found = [(name, lake.published(name, slot)) for slot in registry.slots(spark, lake) for name in PUBLISHED_TABLES]
-    found += [(name, lake.candidate(version, name)) for version in _candidates(context) for name in CANDIDATE_TABLES]
-    found += [
-        (name, lake.decomposition(version, name))
-        for version in _decompositions_of_the_log(context)
-        for name in DECOMPOSITION_TABLES
-    ]
+    decompositions = _decompositions_of_the_log(context)
+    found = lake.model_tables(registry.slots(spark, lake), _candidates(context), decompositions)
     rows: dict[str, int] = {}
     for name, path in found:
         schema = SCHEMAS[name]

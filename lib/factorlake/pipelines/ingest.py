@@ -23,8 +23,10 @@ from factorlake.errors import NOTHING_TO_DO, ConfigError, DataRefusedError
 from factorlake.pipelines import ingest_ledger as ledger
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.pipelines.ingest_ledger import Ledger
+from factorlake.pipelines.pseudonyms import note_key, pseudonyms_of
 from factorlake.spark.delta_source import find_new_rows, read_new_rows
 from factorlake.spark.files import SourceFile, list_files
+from factorlake.spark.pseudonyms import Pseudonyms
 from factorlake.spark.readers import Inspection, count_by_file, inspect_files, read_records
 from factorlake.tables import delta_io
 from factorlake.tables.delta_io import Commit
@@ -63,22 +65,23 @@ def run(context: Context) -> JobResult:
     kinds = ("duplicate_files", "changed_files", "empty_files", "unreadable_files")
     result = JobResult(counts=dict.fromkeys(("files", "records", "broken", *kinds), 0))
     result.details["batches"] = []
+    pseudonyms = pseudonyms_of(context, user_columns(context.settings.events.columns))
     book = _close_written_batches(context, Ledger.read(context), result)
     form = context.settings.ingest.format
     # The Parquet files of a Delta table must not be read one by one: some of them are no longer part of it.
     if form in ("auto", "delta") and delta_io.exists(context.spark, path):
-        _ingest_table(context, path, book, result)
+        _ingest_table(context, path, book, pseudonyms, result)
     elif form == "delta":
         raise ConfigError(f"input {path} is no Delta table: set `input`, or `ingest.format` for files")
     else:
-        _ingest_files(context, path, book, result)
+        _ingest_files(context, path, book, pseudonyms, result)
     if not result.details["batches"]:
         result.exit_code = NOTHING_TO_DO
         result.reason = "no new records" if result.counts["files"] else "no new files"
     return result
 
 
-def _ingest_files(context: Context, path: str, book: Ledger, result: JobResult) -> None:
+def _ingest_files(context: Context, path: str, book: Ledger, pseudonyms: Pseudonyms | None, result: JobResult) -> None:
     files, left_aside = list_files(context.spark, path, context.settings.ingest)
     result.counts["left_aside"] = left_aside
     if left_aside:
@@ -97,12 +100,17 @@ def _ingest_files(context: Context, path: str, book: Ledger, result: JobResult) 
         planned = {entry["file"] for entry in entries}
         again = [file for file in new if file.path in planned]
         new = [file for file in new if file.path not in planned]
-        known_hashes |= _ingest_group(context, again, known_hashes, ingested, result)
-    _ingest_group(context, new, known_hashes, ingested, result)
+        known_hashes |= _ingest_group(context, again, known_hashes, ingested, pseudonyms, result)
+    _ingest_group(context, new, known_hashes, ingested, pseudonyms, result)
 
 
 def _ingest_group(
-    context: Context, files: list[SourceFile], known_hashes: dict[str, str], ingested: set[str], result: JobResult
+    context: Context,
+    files: list[SourceFile],
+    known_hashes: dict[str, str],
+    ingested: set[str],
+    pseudonyms: Pseudonyms | None,
+    result: JobResult,
 ) -> dict[str, str]:
     """Ingest some files as one batch; return the content hashes that are known now, each with its file. ``ingested``
     are the paths that an earlier batch took."""
@@ -116,7 +124,7 @@ def _ingest_group(
     result.counts["changed_files"] += sum(entry["detail"] == CHANGED for entry in plan.entries)
     result.versions["ingest_ledger"] = ledger.record(context, plan.entries)
     if plan.files:
-        commit = write_records(context, plan.batch, read_records(context.spark, plan.files))
+        commit = write_records(context, plan.batch, read_records(context.spark, plan.files, pseudonyms), pseudonyms)
         close_batch(context, plan.batch, plan.planned, commit.version, result)
     return {entry["content_hash"]: entry["file"] for entry in plan.planned}
 
@@ -176,7 +184,7 @@ def plan_files(
     return Plan(batch, entries, [look.file for look in taken])
 
 
-def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) -> None:
+def _ingest_table(context: Context, path: str, book: Ledger, pseudonyms: Pseudonyms | None, result: JobResult) -> None:
     new = find_new_rows(context.spark, path, book.last_taken(path))
     if not new.added:
         return
@@ -186,13 +194,15 @@ def _ingest_table(context: Context, path: str, book: Ledger, result: JobResult) 
     batch = ledger.batch_id([(path, f"{new.since}..{new.version}")])
     planned = ledger.entry(path, ledger.PLANNED, size=0, modified_us=None, content_hash=str(new.version), batch=batch)
     ledger.record(context, [planned])
-    commit = write_records(context, batch, read_new_rows(context.spark, new))
+    commit = write_records(context, batch, read_new_rows(context.spark, new, pseudonyms), pseudonyms)
     close_batch(context, batch, [planned], commit.version, result)
 
 
-def write_records(context: Context, batch: str, records: DataFrame) -> Commit:
+def write_records(context: Context, batch: str, records: DataFrame, pseudonyms: Pseudonyms | None = None) -> Commit:
     """Append a batch's records to raw_events in one commit, which is skipped when an earlier run had made
     it."""
+    if pseudonyms is not None:
+        note_key(context, pseudonyms)
     frame = records.select(
         F.lit(batch).alias("batch"),
         *records.columns,
@@ -249,6 +259,11 @@ def _close_written_batches(context: Context, book: Ledger, result: JobResult) ->
         result.counts["files"] += len(planned)
         close_batch(context, batch, planned, version, result)
     return Ledger.read(context)
+
+
+def user_columns(columns: EventColumns) -> list[str]:
+    """Return the raw columns that may hold a user's id."""
+    return [columns.user_id] if isinstance(columns.user_id, str) else list(columns.user_id)
 
 
 def mapped_columns(columns: EventColumns) -> dict[tuple[str, ...], str]:

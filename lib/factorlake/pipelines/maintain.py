@@ -9,20 +9,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from factorlake.config.settings import SHARED_TABLES
 from factorlake.errors import ConfigError
 from factorlake.pipelines.context import Context, JobResult
 from factorlake.spark.compat import remove_folder
 from factorlake.tables import delta_io, registry
 from factorlake.tables.delta_log import drop_commits
-from factorlake.tables.names import (
-    CANDIDATE_TABLES,
-    DECOMPOSITION_TABLES,
-    LEFT_BY_RUNS,
-    PUBLISHED_TABLES,
-    RECOMMENDER_TABLES,
-    Lake,
-)
+from factorlake.tables.names import LEFT_BY_RUNS, Lake
 from factorlake.tables.registry import EXPIRED
 from factorlake.tables.schemas import SCHEMAS
 
@@ -116,12 +108,6 @@ def _remove_candidates(context: Context, kept: set[str]) -> list[str]:
 def _tables(context: Context, kept: set[str]) -> dict[str, bool]:
     """Return the path of every table that exists, and whether it grows by a little with each run."""
     spark, lake = context.spark, context.lake
-    named = [(lake.shared(name), name) for name in SHARED_TABLES]
-    named += [(lake.own(name), name) for name in RECOMMENDER_TABLES]
     slots = registry.slots(spark, lake)
-    named += [(lake.published(name, slot), name) for slot in slots for name in PUBLISHED_TABLES]
-    named += [(lake.candidate(version, name), name) for version in sorted(kept) for name in CANDIDATE_TABLES]
-    named += [
-        (lake.decomposition(version, name), name) for version in lake.decompositions() for name in DECOMPOSITION_TABLES
-    ]
-    return {path: SCHEMAS[name].grows for path, name in named if delta_io.exists(spark, path)}
+    named = lake.shared_tables() + lake.own_tables() + lake.model_tables(slots, sorted(kept), lake.decompositions())
+    return {path: SCHEMAS[name].grows for name, path in named if delta_io.exists(spark, path)}

@@ -18,18 +18,12 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from factorlake.config.settings import SHARED_TABLES, Settings
+from factorlake.config.settings import Settings
 from factorlake.errors import DONE, NOTHING_TO_DO
 from factorlake.spark.session import open_session
 from factorlake.tables import delta_io, registry
 from factorlake.tables.lease import Lease
-from factorlake.tables.names import (
-    CANDIDATE_TABLES,
-    DECOMPOSITION_TABLES,
-    PUBLISHED_TABLES,
-    RECOMMENDER_TABLES,
-    Lake,
-)
+from factorlake.tables.names import Lake
 from factorlake.tables.schemas import SCHEMA_VERSION, SCHEMAS
 
 
@@ -53,7 +47,7 @@ def show(settings: Settings, as_json: bool, dry_run: bool = False) -> int:
             leases = [held.enter_context(Lease(f"{folder}/_lease", run_id)) for folder in folders]
         else:
             leases = []
-        for path, name in _tables(spark, lakes):
+        for name, path in _tables(spark, lakes):
             if delta_io.schema_version(spark, path) == SCHEMA_VERSION:
                 continue
             for lease in leases:
@@ -67,18 +61,12 @@ def show(settings: Settings, as_json: bool, dry_run: bool = False) -> int:
 
 
 def _tables(spark: SparkSession, lakes: list[Lake]) -> Iterator[tuple[str, str]]:
-    """Path and schema of every table there is."""
-    found = [(lakes[0].shared(name), name) for name in SHARED_TABLES]
+    """Name and path of every table there is."""
+    found = lakes[0].shared_tables()
     for lake in lakes:
-        found += [(lake.own(name), name) for name in RECOMMENDER_TABLES]
-        found += [
-            (lake.published(name, slot), name) for slot in registry.slots(spark, lake) for name in PUBLISHED_TABLES
-        ]
-        found += [(lake.candidate(one, name), name) for one in lake.candidate_versions() for name in CANDIDATE_TABLES]
-        found += [
-            (lake.decomposition(one, name), name) for one in lake.decompositions() for name in DECOMPOSITION_TABLES
-        ]
-    return ((path, name) for path, name in found if delta_io.exists(spark, path))
+        found += lake.own_tables()
+        found += lake.model_tables(registry.slots(spark, lake), lake.candidate_versions(), lake.decompositions())
+    return ((name, path) for name, path in found if delta_io.exists(spark, path))
 
 
 def _print(told: dict[str, list[str]], as_json: bool, dry_run: bool) -> None:

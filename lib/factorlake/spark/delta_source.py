@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from factorlake.errors import DataRefusedError
+from factorlake.spark.pseudonyms import Pseudonyms
 from factorlake.spark.readers import read_table_records
 
 # Commits that move rows between files without changing any.
@@ -101,12 +102,12 @@ def find_new_rows(spark: SparkSession, path: str, taken: Taken | None) -> NewRow
     return NewRows(path, since, latest, added, newest.schema)
 
 
-def read_new_rows(spark: SparkSession, rows: NewRows) -> DataFrame:
+def read_new_rows(spark: SparkSession, rows: NewRows, pseudonyms: Pseudonyms | None = None) -> DataFrame:
     """Return the new rows as records; there must be some. A row's file is the table, the version and the data
     file it stands in."""
     # Each version is read as it was, since a later compaction takes its files out of the latest one.
     parts = [_rows_of(spark, rows, version, files) for version, files in rows.added]
-    return read_table_records(reduce(DataFrame.unionByName, parts), FILE)
+    return read_table_records(reduce(DataFrame.unionByName, parts), FILE, pseudonyms)
 
 
 def _rows_of(spark: SparkSession, rows: NewRows, version: int, files: list[str]) -> DataFrame:

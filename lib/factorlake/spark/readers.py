@@ -21,6 +21,7 @@ from pyspark.sql.types import (
 
 from factorlake.errors import DataRefusedError
 from factorlake.spark.files import SourceFile, with_content
+from factorlake.spark.pseudonyms import Pseudonyms
 from factorlake.spark.records import (
     FileFormat,
     Record,
@@ -98,25 +99,26 @@ def inspect_files(spark: SparkSession, files: list[SourceFile]) -> list[Inspecti
     ]
 
 
-def read_records(spark: SparkSession, files: list[SourceFile]) -> DataFrame:
-    """Return the records of the files as a frame of `RECORD_SCHEMA`. No files: no rows.
+def read_records(spark: SparkSession, files: list[SourceFile], pseudonyms: Pseudonyms | None = None) -> DataFrame:
+    """Return the records of the files as a frame of `RECORD_SCHEMA`, ids of users replaced by ``pseudonyms`` if any are
+    given. No files: no rows.
 
     Raises, when the frame is computed, whatever makes a file unreadable; `inspect_files` finds that
     beforehand.
     """
     if not files:
         return spark.createDataFrame([], RECORD_SCHEMA)
-    return with_content(spark, files).mapInArrow(_parser(_forms(files)), RECORD_SCHEMA)
+    return with_content(spark, files).mapInArrow(_parser(_forms(files), pseudonyms), RECORD_SCHEMA)
 
 
-def read_table_records(rows: DataFrame, file: str) -> DataFrame:
+def read_table_records(rows: DataFrame, file: str, pseudonyms: Pseudonyms | None = None) -> DataFrame:
     """Return the rows of a table as records; the column ``file`` tells the data file each stood in.
 
     Every other column becomes a field; the text of a record is its JSON. A table's rows have no order of
     their own: their position is their rank by id within their data file, where exact copies are
     interchangeable.
     """
-    records = rows.mapInArrow(_table_parser(file), RECORD_SCHEMA)
+    records = rows.mapInArrow(_table_parser(file, pseudonyms), RECORD_SCHEMA)
     rank = F.row_number().over(Window.partitionBy("file").orderBy("event_id"))
     return records.withColumn("position", (rank - 1).cast("bigint"))
 
@@ -174,28 +176,37 @@ def _inspect(path: str, content: bytes, forms: dict[str, FileFormat]) -> dict:
     return found
 
 
-def _parser(forms: dict[str, FileFormat]) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _parser(
+    forms: dict[str, FileFormat], pseudonyms: Pseudonyms | None
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def parse_files(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for path, content in zip(batch.column("path"), batch.column("content"), strict=True):
                 form = forms[path.as_py()]
                 try:
                     records = parse(unpack(content.as_py(), form.packed), form)
-                    yield from _in_batches(path.as_py(), records)
+                    yield from _in_batches(path.as_py(), _hidden(records, pseudonyms))
                 except UnreadableFileError as error:
                     raise DataRefusedError(f"{path.as_py()} changed while it was read: {error}") from error
 
     return parse_files
 
 
-def _table_parser(file: str) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _table_parser(
+    file: str, pseudonyms: Pseudonyms | None
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def parse_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             files = batch.column(file).to_pylist()
             fields = batch.select([name for name in batch.schema.names if name != file])
-            yield _arrow(files, list(records_of(fields, range(batch.num_rows))))
+            records = _hidden(records_of(fields, range(batch.num_rows)), pseudonyms)
+            yield _arrow(files, list(records))
 
     return parse_rows
+
+
+def _hidden(records: Iterator[Record], pseudonyms: Pseudonyms | None) -> Iterator[Record]:
+    return records if pseudonyms is None else map(pseudonyms.hide, records)
 
 
 def _in_batches(path: str, records: Iterator[Record]) -> Iterator[pa.RecordBatch]:

@@ -132,6 +132,11 @@ def text_id(raw: str) -> str:
     return hashlib.blake2b(raw.encode("utf-8", "surrogateescape"), digest_size=16, person=b"raw").hexdigest()
 
 
+def text_of(fields: Fields) -> str:
+    """Return the text of a record that has none of its own: its fields as JSON."""
+    return _encode(fields)
+
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -351,7 +356,7 @@ def records_of(batch: pa.RecordBatch, positions: Iterable[int]) -> Iterator[Reco
     columns = [column_as_text(column) for column in batch.columns]
     for position, *values in zip(positions, *columns, strict=True):
         fields: Fields = dict(zip(names, values, strict=True))
-        raw = _encode(fields)
+        raw = text_of(fields)
         if not raw.isascii() and _is_damaged(raw):
             yield _broken(position, raw, WRONG_ENCODING, fields)
         else:

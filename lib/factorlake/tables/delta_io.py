@@ -327,6 +327,12 @@ def properties(spark: SparkSession, path: str) -> dict[str, str]:
     return {row["key"]: row["value"] for row in spark.sql(f"SHOW TBLPROPERTIES {_quoted(path)}").collect()}
 
 
+def note(spark: SparkSession, path: str, schema: TableSchema, noted: Mapping[str, str]) -> None:
+    """Give the table at ``path`` more properties; it is made where it is not there yet."""
+    create(spark, path, schema)
+    _change(spark, f"ALTER TABLE {_quoted(path)} SET TBLPROPERTIES ({_told(noted)})")
+
+
 def erase(
     spark: SparkSession,
     path: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,24 @@ class Lake:
         if table not in DECOMPOSITION_TABLES:
             raise ConfigError(f"no table {table!r} of decomposition {version!r}")
         return f"{self.decomposition_folder(version)}/{table}"
+
+    def shared_tables(self) -> list[tuple[str, str]]:
+        """(name, path) of every table that all recommenders share, there or not."""
+        return [(name, self.shared(name)) for name in SHARED_TABLES]
+
+    def own_tables(self) -> list[tuple[str, str]]:
+        """(name, path) of every register of this recommender, there or not."""
+        return [(name, self.own(name)) for name in RECOMMENDER_TABLES]
+
+    def model_tables(
+        self, slots: Iterable[str], candidates: Iterable[str], decompositions: Iterable[str]
+    ) -> list[tuple[str, str]]:
+        """(name, path) of every table of some slots, models and decomposed matrices, there or not."""
+        return [
+            *((name, self.published(name, slot)) for slot in slots for name in PUBLISHED_TABLES),
+            *((name, self.candidate(version, name)) for version in candidates for name in CANDIDATE_TABLES),
+            *((name, self.decomposition(version, name)) for version in decompositions for name in DECOMPOSITION_TABLES),
+        ]
 
     def exchange(self, version: str) -> str:
         """Folder for factors on their way between driver and workers while a run lasts."""
