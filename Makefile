@@ -11,6 +11,7 @@ AIRFLOW := .venv-airflow
 UV ?= uv
 JAVA ?= check
 PYTEST ?=
+WORKERS ?= 2
 
 # What the demo, the tests and the benchmarks share: Spark's workers run this Python, its addresses are loopback,
 # and threads come from blocks, never from BLAS.
@@ -69,8 +70,8 @@ check: setup ## lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup airflow-env check ## check, then all tests but soak; STRICT=1 makes a skip a failure; PYTEST="-k name" narrows
-	$(BIN)/python -m pytest -p tests.contracts.strict_skips -q -rs -m "not soak" $(PYTEST)
+test: setup airflow-env check ## check, then all tests but soak, by 2 WORKERS; STRICT=1 makes a skip a failure; PYTEST="-k name" narrows
+	$(BIN)/python -m pytest -p tests.contracts.strict_skips -q -rs -m "not soak" -n $(WORKERS) --dist loadfile $(PYTEST)
 
 soak: setup ## the long proofs; faults that were survived on this commit are not injected again (.soak/ledger.jsonl)
 	$(BIN)/python -m pytest -q -rs -m soak $(PYTEST)

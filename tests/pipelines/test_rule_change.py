@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,35 +129,6 @@ def test_a_rebuild_that_would_refuse_most_of_the_log_touches_nothing(
     assert versions == {table: delta_io.version(spark, wrong.lake.shared(table)) for table in versions}
 
 
-def test_a_rebuild_killed_after_any_of_its_commits_is_done_by_the_next_run(
-    spark: SparkSession, lake_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, root = tmp_path / "log", Path(lake_root)
-    filled(rules(spark, root / "lake", source, True), source)
-    shutil.copytree(root / "lake", root / "undisturbed")
-    whole = rules(spark, root / "undisturbed", source, False, "rebuild")
-    validate.run(whole)
-    # That it begins, interactions, quarantine, users, items, that it is done.
-    for killed_after in range(1, 7):
-        there = root / f"killed{killed_after}"
-        shutil.copytree(root / "lake", there)
-        now = rules(spark, there, source, False, "rebuild")
-        with monkeypatch.context() as patched:
-            patched.setattr(delta_io, "_write", die_after(killed_after, delta_io._write))
-            with pytest.raises(Killed):
-                validate.run(now)
-        if killed_after < 6:
-            for policy in (None, "keep"):
-                # Also under the rules from before: what is there is neither.
-                with pytest.raises(ConfigError, match="cut off"):
-                    validate.run(rules(spark, there, source, True, policy))
-        assert validate.run(now).exit_code == (0 if killed_after < 6 else 99)
-        assert [contents(now, table) for table in TABLES] == [contents(whole, table) for table in TABLES]
-        assert figures(now) == figures(whole)
-        for side in ("users", "items"):
-            assert indexes(now, side) == indexes(whole, side)
-
-
 def test_replay_moves_what_a_mended_rule_accepts_exactly_once(
     spark: SparkSession, lake_root: str, tmp_path: Path
 ) -> None:
@@ -197,28 +169,64 @@ def test_replay_under_an_event_key_supersedes_as_validate_does(
     assert replay.run(mended).exit_code == 99
 
 
-def test_replay_killed_after_any_of_its_commits_is_done_by_the_next(
-    spark: SparkSession, lake_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass(frozen=True)
+class Judged:
+    """A lake that strict rules judged, a copy whose rules were mended undisturbed, and the verb that mends them."""
+
+    policy: str
+    root: Path
+    source: Path
+    whole: Context
+
+    def mend(self, context: Context) -> int:
+        return (validate if self.policy == "rebuild" else replay).run(context).exit_code
+
+
+@pytest.fixture(scope="module")
+def judged(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    folder = tmp_path_factory.mktemp(request.param)
+    source, root = folder / "log", folder / "lake"
+    filled(rules(spark, root, source, True), source)
+    shutil.copytree(root, folder / "undisturbed")
+    made = Judged(request.param, root, source, rules(spark, folder / "undisturbed", source, False, request.param))
+    assert made.mend(made.whole) == 0
+    return made
+
+
+# rebuild: that it begins, interactions, quarantine, users, items, that it is done. keep, which is replay: interactions,
+# users, items, validation_results, quarantine.
+N_COMMITS = {"rebuild": 6, "keep": 5}
+
+
+@pytest.mark.parametrize(
+    ("judged", "killed_after"),
+    [
+        pytest.param(policy, n, marks=() if n in (1, 3, last) else pytest.mark.soak)
+        for policy, last in N_COMMITS.items()
+        for n in range(1, last + 1)
+    ],
+    indirect=["judged"],
+)
+def test_what_is_killed_after_any_of_its_commits_is_done_by_the_next_run(
+    spark: SparkSession, judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    source, root = tmp_path / "log", Path(lake_root)
-    filled(rules(spark, root / "lake", source, True), source)
-    shutil.copytree(root / "lake", root / "undisturbed")
-    whole = rules(spark, root / "undisturbed", source, False, "keep")
-    replay.run(whole)
-    # interactions, users, items, validation_results, quarantine
-    for killed_after in range(1, 6):
-        there = root / f"killed{killed_after}"
-        shutil.copytree(root / "lake", there)
-        now = rules(spark, there, source, False, "keep")
-        with monkeypatch.context() as patched:
-            patched.setattr(delta_io, "_write", die_after(killed_after, delta_io._write))
-            with pytest.raises(Killed):
-                replay.run(now)
-        assert replay.run(now).exit_code == (0 if killed_after < 5 else 99)
-        assert [contents(now, table) for table in TABLES] == [contents(whole, table) for table in TABLES]
-        assert figures(now) == figures(whole)
-        for side in ("users", "items"):
-            assert indexes(now, side) == indexes(whole, side)
+    there = Path(shutil.copytree(judged.root, tmp_path / "lake"))
+    now = rules(spark, there, judged.source, False, judged.policy)
+    with monkeypatch.context() as patched:
+        patched.setattr(delta_io, "_write", die_after(killed_after, delta_io._write))
+        with pytest.raises(Killed):
+            judged.mend(now)
+    is_done = killed_after == N_COMMITS[judged.policy]
+    if judged.policy == "rebuild" and not is_done:
+        for policy in (None, "keep"):
+            # Also under the rules from before: what is there is neither.
+            with pytest.raises(ConfigError, match="cut off"):
+                validate.run(rules(spark, there, judged.source, True, policy))
+    assert judged.mend(now) == (99 if is_done else 0)
+    assert [contents(now, table) for table in TABLES] == [contents(judged.whole, table) for table in TABLES]
+    assert figures(now) == figures(judged.whole)
+    for side in ("users", "items"):
+        assert indexes(now, side) == indexes(judged.whole, side)
 
 
 @pytest.mark.parametrize("policy", ["keep", "rebuild"])
