@@ -190,7 +190,8 @@ def train(
     as_of: AsOf = None,
 ) -> None:
     """Train a candidate model on the accepted events."""
-    raise typer.Exit(_job("train", config, _with(overrides, {"select.as_of": as_of}), dry_run, print_config, quiet))
+    known = _with(overrides, {"select.as_of": as_of})
+    raise typer.Exit(_job("train", config, known, dry_run, print_config, quiet))
 
 
 @app.command()
@@ -204,9 +205,8 @@ def recommend(
     as_of: AsOf = None,
 ) -> None:
     """Write a candidate's top-k lists."""
-    raise typer.Exit(
-        _job("recommend", config, _with(overrides, {"select.as_of": as_of}), dry_run, print_config, quiet, model=model)
-    )
+    known = _with(overrides, {"select.as_of": as_of})
+    raise typer.Exit(_job("recommend", config, known, dry_run, print_config, quiet, model=model))
 
 
 @app.command()
@@ -254,18 +254,8 @@ def evaluate(
         "names": list(name or ()),
         "compare": [peer.value for peer in compare or ()],
     }
-    raise typer.Exit(
-        _job(
-            "evaluate",
-            config,
-            _with(overrides, {"select.as_of": as_of}),
-            dry_run,
-            print_config,
-            quiet,
-            model=model,
-            **others,
-        )
-    )
+    known = _with(overrides, {"select.as_of": as_of})
+    raise typer.Exit(_job("evaluate", config, known, dry_run, print_config, quiet, model=model, **others))
 
 
 @app.command()
@@ -311,9 +301,8 @@ def rollback(
     ] = None,
 ) -> None:
     """Bring back what an earlier publication made live, each table in one commit."""
-    raise typer.Exit(
-        _job("rollback", config, _with(overrides, {"publish.slot": slot}), dry_run, print_config, quiet, to=to)
-    )
+    in_slot = _with(overrides, {"publish.slot": slot})
+    raise typer.Exit(_job("rollback", config, in_slot, dry_run, print_config, quiet, to=to))
 
 
 @app.command()
